@@ -1,0 +1,47 @@
+"""A distribution that holds a log-probability for every vocabulary entry."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from mashbill import numerics
+from mashbill.shapes import Float, Int, Tensor
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Log-probabilities over all ``V`` entries.
+
+    Attributes:
+        logprobs: Nats, normalised over the last axis, at least ``LOG_ZERO``.
+    """
+
+    logprobs: Float[Tensor, "*batch V"]
+
+    @classmethod
+    def from_logits(cls, logits: Float[Tensor, "*batch V"]) -> Self:
+        """Normalise logits; reduced in float32 at least, ``-inf`` becomes ``LOG_ZERO``."""
+        return cls(numerics.log_softmax(logits))
+
+    @classmethod
+    def from_probs(cls, probabilities: Float[Tensor, "*batch V"]) -> Self:
+        """Take probabilities that already sum to 1; zeros become ``LOG_ZERO``.
+
+        Raises:
+            ValueError: A value is negative or NaN, or a row does not sum to 1 within 1e-4.
+        """
+        total = probabilities.to(numerics.reduction_dtype(probabilities.dtype)).sum(dim=-1)
+        if not bool((probabilities >= 0).all()) or not bool(((total - 1).abs() <= 1e-4).all()):
+            raise ValueError(
+                "probabilities must be non-negative and sum to 1 within 1e-4 over the last axis; "
+                "divide by the sum, or use TopK for a distribution with missing mass"
+            )
+        return cls(numerics.log_of(probabilities))
+
+    @property
+    def n_entries(self) -> int:
+        """``V``."""
+        return self.logprobs.shape[-1]
+
+    def logprob_of(self, index: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """Return the log-probability of one entry a position, in nats."""
+        return self.logprobs.gather(-1, index.unsqueeze(-1)).squeeze(-1)

@@ -1,0 +1,120 @@
+"""What weight rules read: a few numbers for each teacher and position instead of whole distributions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Self
+
+import torch
+
+from mashbill import numerics
+from mashbill.distributions.dense import Dense
+from mashbill.distributions.topk import TopK
+from mashbill.shapes import Float, Int, Tensor
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Statistics of one distribution a position; :meth:`stack` puts teachers in front as axis ``K``.
+
+    Attributes:
+        entropy: ``-sum p log p`` in nats.
+        gini: Gini variance ``1 - sum p^2``, a probability.
+        margin: Largest minus second largest probability.
+        max_logprob: Log of the largest probability, in nats.
+        label_logprob: Log-probability of the label, in nats; NaN where there is no label.
+        class_mass: Probability of each declared class of entries; ``C`` may be 0.
+    """
+
+    entropy: Float[Tensor, "*batch"]
+    gini: Float[Tensor, "*batch"]
+    margin: Float[Tensor, "*batch"]
+    max_logprob: Float[Tensor, "*batch"]
+    label_logprob: Float[Tensor, "*batch"]
+    class_mass: Float[Tensor, "*batch C"]
+
+    @classmethod
+    def stack(cls, each: Sequence["Statistics"]) -> Self:
+        """Stack the statistics of ``K`` teachers along a new first axis."""
+        return cls(**{f.name: torch.stack([getattr(one, f.name) for one in each]) for f in fields(cls)})
+
+    def rows(self, index: slice | Tensor) -> "Statistics":
+        """Select along the first axis."""
+        return Statistics(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+    def to(self, *args, **kwargs) -> "Statistics":
+        """Move or cast every field, as ``Tensor.to`` does."""
+        return Statistics(**{f.name: getattr(self, f.name).to(*args, **kwargs) for f in fields(self)})
+
+
+def measure(
+    distribution: Dense | TopK,
+    *,
+    labels: Int[Tensor, "*batch"] | None = None,
+    classes: Int[Tensor, " V"] | None = None,
+    n_classes: int = 0,
+) -> Statistics:
+    """Compute the statistics of a distribution, position by position.
+
+    For a :class:`TopK` the tail counts as spread evenly over the unstored entries: entropy and Gini are then upper
+    ends of what the stored numbers allow.
+
+    Args:
+        distribution: One distribution a position.
+        labels: The label of each position; ``-100`` means none.
+        classes: A class id for each vocabulary entry, ``-1`` for none.
+        n_classes: How many classes there are.
+    """
+    logprobs, multiplicity = _entries(distribution)
+    probabilities = logprobs.exp()
+    # p log p is 0 at p = 0 because LOG_ZERO is finite.
+    entropy = -(multiplicity * probabilities * logprobs).sum(dim=-1)
+    gini = 1 - (multiplicity * probabilities.square()).sum(dim=-1)
+    max_logprob, margin = _top_two(logprobs, multiplicity)
+    return Statistics(
+        entropy.clamp_min(0),
+        gini.clamp(0, 1),
+        margin,
+        max_logprob,
+        _label_logprob(distribution, labels, max_logprob),
+        _class_mass(distribution, classes, n_classes),
+    )
+
+
+def _entries(distribution: Dense | TopK) -> tuple[Tensor, Tensor]:
+    """Return log-probabilities and how many entries have each: a top-k's tail is one value, ``V - S`` times."""
+    if isinstance(distribution, Dense):
+        logprobs = distribution.logprobs.to(numerics.reduction_dtype(distribution.logprobs.dtype))
+        return logprobs, torch.ones((), dtype=logprobs.dtype, device=logprobs.device)
+    wide = numerics.reduction_dtype(distribution.logprobs.dtype)
+    stored, share = distribution.logprobs.to(wide), distribution.log_tail_share().to(wide)
+    n_unstored = (distribution.n_entries - distribution.n_used).to(wide)
+    used = (distribution.ids >= 0).to(wide)
+    return torch.cat([stored, share.unsqueeze(-1)], -1), torch.cat([used, n_unstored.unsqueeze(-1)], -1)
+
+
+def _top_two(logprobs: Tensor, multiplicity: Tensor) -> tuple[Tensor, Tensor]:
+    if multiplicity.ndim:
+        logprobs = torch.where(multiplicity > 0, logprobs, numerics.LOG_ZERO)
+        last_twice = torch.where(multiplicity[..., -1:] > 1, logprobs[..., -1:], numerics.LOG_ZERO)
+        logprobs = torch.cat([logprobs, last_twice], dim=-1)
+    if logprobs.shape[-1] == 1:
+        return logprobs[..., 0], logprobs[..., 0].exp()
+    top = logprobs.topk(2, dim=-1).values
+    return top[..., 0], top[..., 0].exp() - top[..., 1].exp()
+
+
+def _label_logprob(distribution: Dense | TopK, labels: Tensor | None, like: Tensor) -> Tensor:
+    if labels is None:
+        return torch.full_like(like, torch.nan)
+    found = distribution.logprob_of(labels.clamp_min(0)).to(like.dtype)
+    return torch.where(labels >= 0, found, torch.nan)
+
+
+def _class_mass(distribution: Dense | TopK, classes: Tensor | None, n_classes: int) -> Tensor:
+    logprobs = distribution.logprobs if isinstance(distribution, Dense) else distribution.densify()
+    mass = logprobs.new_zeros(*logprobs.shape[:-1], n_classes)
+    if classes is None or n_classes == 0:
+        return mass
+    index = torch.where(classes >= 0, classes, n_classes).expand_as(logprobs)
+    wide = torch.cat([mass, mass.new_zeros(*mass.shape[:-1], 1)], dim=-1)
+    return wide.scatter_add(-1, index, logprobs.exp())[..., :-1]

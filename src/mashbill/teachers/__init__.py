@@ -1,0 +1,13 @@
+"""Teachers of every kind behind one protocol."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "protocol": ["CallableTeacher", "Inputs", "Scored", "Teacher"],
+        "labelled": ["LabelledTeacher"],
+        "local": ["LocalCausalLM", "LocalClassifier"],
+        "vocabulary": ["Vocabulary", "require_agreement"],
+    },
+)

@@ -1,0 +1,204 @@
+"""The recipe: one strict YAML file that says everything about a run.
+
+Keys under ``train`` have the names that users of the Hugging Face trainer know. Values are checked here as far as they
+can be without opening a model: types, ranges, and whether parts fit together. This module does not import torch.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Name = Annotated[str, Field(min_length=1, pattern=r"^[\w.\-]+$")]
+
+
+class Section(BaseModel):
+    """Part of a recipe: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Peft(Section):
+    """LoRA adapters on the student, through ``peft``."""
+
+    r: int = Field(8, ge=1)
+    alpha: int = Field(16, ge=1)
+    dropout: Probability = 0.0
+    target_modules: list[str] | Literal["all-linear"] = "all-linear"
+
+
+class Student(Section):
+    """Who learns: a saved model, a causal LM from a configuration, or a classifier architecture by name."""
+
+    kind: Literal["causal_lm", "classifier"]
+    model: Path | None = None
+    gguf_file: str | None = None
+    config: dict[str, Any] | None = None
+    tokenizer: Path | None = None
+    architecture: Name | None = None
+    options: dict[str, Any] = {}
+    labels: list[str] | Path | None = None
+    peft: Peft | None = None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "Student":
+        given = [name for name in ("model", "config", "architecture") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of `model`, `config`, `architecture`; got {given or 'none'}")
+        if self.config is not None and (self.kind != "causal_lm" or self.tokenizer is None):
+            raise ValueError("`config` builds a causal_lm from scratch and needs `tokenizer`")
+        if self.kind == "classifier" and self.model is None and self.labels is None:
+            raise ValueError("a classifier without `model` needs `labels`")
+        return self
+
+
+class Teacher(Section):
+    """One teacher: a local model, or a plug-in by name."""
+
+    id: Name
+    model: Path | None = None
+    gguf_file: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    batch_size: int = Field(16, ge=1)
+    top_k: int | None = Field(64, ge=1)
+    plugin: Name | None = None
+    options: dict[str, Any] = {}
+    labels: dict[str, str] = {}
+    outside: Literal["condition", "tail"] = "condition"
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "Teacher":
+        if (self.model is None) == (self.plugin is None):
+            raise ValueError("give exactly one of `model` (a local model) and `plugin` (an installed plug-in)")
+        return self
+
+
+class Data(Section):
+    """Rows, and which columns mean what."""
+
+    train: Path
+    eval: dict[Name, Path] = {}
+    scorecard: Path | None = None
+    format: Literal["text", "messages", "prompt_completion", "classification"]
+    id_column: str = "id"
+    text_column: str = "text"
+    label_column: str = "label"
+    task_column: str | None = None
+    context_columns: list[str] = []
+    feature_columns: list[str] = []
+    teacher_column: str | None = None
+    critical_column: str | None = None
+    max_length: int = Field(512, ge=2)
+
+
+class Divergence(Section):
+    """How far the student is from the pooled target; ``beta`` as in TRL: 0 forward KL, 1 reverse KL."""
+
+    name: Literal["forward_kl", "reverse_kl", "js"] = "forward_kl"
+    beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    temperature: Positive = 1.0
+
+
+class Distill(Section):
+    """The loss."""
+
+    divergence: Divergence = Divergence()
+    pool: Literal["linear", "log_linear"] = "linear"
+    tail: Literal["student", "even"] = "student"
+    cross_entropy: Probability = 0.0
+
+
+class Rule(BaseModel):
+    """A weight rule by plug-in name; every other key is an option of the rule."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    rule: Name
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The rule's own options."""
+        return dict(self.model_extra or {})
+
+
+class Temperatures(Section):
+    """Exponents ``1/T`` of the scales in the product; ``sum 1/T <= 1`` keeps the scales' own lower bounds."""
+
+    token: Positive = 1.0
+    task: Positive = 1.0
+    context: Positive = 1.0
+
+
+class Weighting(Section):
+    """How much each teacher counts; a scale that is left out counts all teachers alike."""
+
+    token: Rule | None = None
+    task: Rule | None = None
+    context: Rule | None = None
+    temperatures: Temperatures = Temperatures()
+    bounds: tuple[Probability, Probability] | None = None
+    guard: Literal["kl", "l2", "squash"] = "kl"
+    order: Literal["scorecard"] | list[tuple[Name, Name]] | None = None
+
+
+class Critical(Section):
+    """Rows whose failures weigh most; the safety measure is the student's success on these rows alone."""
+
+    labels: list[str] = []
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+
+
+class Sampling(Section):
+    """The deployment mix to train for: share of each task and of each context; what is left out keeps its share."""
+
+    task: dict[str, Annotated[float, Field(ge=0)]] = {}
+    context: dict[str, Annotated[float, Field(ge=0)]] = {}
+
+
+class Train(Section):
+    """Training arguments, under the names of ``transformers.TrainingArguments``."""
+
+    max_steps: int | None = Field(None, ge=1)
+    num_train_epochs: int = Field(1, ge=1)
+    per_device_train_batch_size: int = Field(16, ge=1)
+    per_device_eval_batch_size: int = Field(64, ge=1)
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    learning_rate: Positive = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    max_grad_norm: Positive = 1.0
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "cosine"
+    warmup_steps: int = Field(0, ge=0)
+    bf16: bool = False
+    seed: int = Field(0, ge=0)
+    logging_steps: int = Field(10, ge=1)
+    eval_steps: int | None = Field(None, ge=1)
+    save_steps: int | None = Field(None, ge=1)
+    save_total_limit: int = Field(2, ge=1)
+    early_stopping_patience: int | None = Field(None, ge=1)
+
+
+class Compare(Section):
+    """Runs to set beside the main one: every arm, and the main run, with every seed."""
+
+    seeds: list[int] = []
+    arms: dict[Name, dict[str, Any]] = {}
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    version: Literal[1]
+    student: Student
+    teachers: list[Teacher] = Field(min_length=1)
+    data: Data
+    distill: Distill = Distill()
+    weighting: Weighting = Weighting()
+    critical: Critical | None = None
+    sampling: Sampling = Sampling()
+    train: Train = Train()
+    compare: Compare | None = None
+    output: Path
+    report_to: list[str] = []

@@ -1,0 +1,116 @@
+"""What a weight rule may look at, and the contract that every rule keeps."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+
+from mashbill.distributions.statistics import Statistics
+from mashbill.shapes import Bool, Float, Int, LogWeights, Tensor
+
+Scale = Literal["task", "context"]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that is known about a batch when its weights are decided; one value, no setters.
+
+    Attributes:
+        teachers: Teacher ids, in the order of axis ``K``.
+        statistics: What each teacher says at each position, ``[K B T]`` each.
+        mask: Positions that count.
+        n_entries: ``V``, the size of the vocabulary or label set; entropies are divided by ``ln V``.
+        tasks: Task names; ``task`` indexes them.
+        task: Task of each row.
+        contexts: Names of the declared deployment contexts; ``context`` indexes them.
+        context: Context of each row.
+        features: Numeric context features of each row, ``[B F]``; ``F`` may be 0.
+        route: Index of the one teacher that a row names in its ``teacher_id`` column, ``-1`` if it names none.
+        scores: Measured skill of each teacher, from a scorecard: ``scores["task"]["accuracy"]`` is ``[K M]`` over
+            ``tasks``, ``scores["context"]["safety"]`` is ``[K D]`` over ``contexts``.
+        orders: For each context with a certified safety order, the pairs ``(safer, less safe)`` of teacher indices.
+    """
+
+    teachers: tuple[str, ...]
+    statistics: Statistics
+    mask: Bool[Tensor, "B T"]
+    n_entries: int
+    tasks: tuple[str, ...]
+    task: Int[Tensor, " B"]
+    contexts: tuple[str, ...]
+    context: Int[Tensor, " B"]
+    features: Float[Tensor, "B F"]
+    route: Int[Tensor, " B"]
+    scores: Mapping[Scale, Mapping[str, Float[Tensor, "K _"]]] = field(default_factory=dict)
+    orders: Mapping[str, tuple[tuple[int, int], ...]] = field(default_factory=dict)
+
+    @property
+    def n_teachers(self) -> int:
+        """``K``."""
+        return len(self.teachers)
+
+    def score(self, measure: str, *, by: Scale) -> Float[Tensor, "K _"]:
+        """Return a measured score, teachers by tasks or by contexts.
+
+        Raises:
+            ValueError: The evidence carries no such score.
+        """
+        table = self.scores.get(by, {})
+        if measure not in table:
+            raise ValueError(
+                f"measure={measure!r} by {by} is not in the evidence (has {sorted(table)}); "
+                "run `mashbill scorecard` on a labelled sample first"
+            )
+        return table[measure]
+
+    @classmethod
+    def plain(cls, teachers: tuple[str, ...], statistics: Statistics, *, n_entries: int) -> "Evidence":
+        """Evidence with one task, one context, no scores: enough for rules that read statistics only."""
+        _, n_rows, n_positions = statistics.entropy.shape
+        device = statistics.entropy.device
+        none = torch.zeros(n_rows, dtype=torch.long, device=device)
+        return cls(
+            teachers=teachers,
+            statistics=statistics,
+            mask=torch.ones(n_rows, n_positions, dtype=torch.bool, device=device),
+            n_entries=n_entries,
+            tasks=("all",),
+            task=none,
+            contexts=("all",),
+            context=none,
+            features=torch.zeros(n_rows, 0, device=device),
+            route=none - 1,
+        )
+
+
+@runtime_checkable
+class WeightOperator(Protocol):
+    """A weight rule: a pure call from evidence to log-weights.
+
+    The result exp-sums to 1 over ``K``; its last axis is 1 unless the rule works at the token scale. The same
+    evidence gives the same weights: no state changes in a call.
+    """
+
+    def __call__(self, evidence: Evidence, /) -> LogWeights:
+        """Return log-weights ``[K B #T]``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What a rule promises of its weights, as data that the audit recomputes and attacks.
+
+    Attributes:
+        lowest: Greatest certain lower bound of any weight, a probability.
+        highest: Least certain upper bound of any weight.
+        lipschitz: Constant of weights in the sup norm against ``metric``; None if there is none.
+        metric: The input and norm in which ``lipschitz`` is stated, e.g. ``"teacher logits, sup"``.
+        source: Where it is proved.
+    """
+
+    lowest: float
+    highest: float
+    lipschitz: float | None
+    metric: str
+    source: str
