@@ -7,9 +7,9 @@ Exit codes: 2 user error, 3 teacher or transport, 4 data corruption, 5 numeric s
 130 interrupted.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from collections.abc import Iterable
 
 
 class MashbillError(Exception):

@@ -1,7 +1,6 @@
 """A distribution that holds a log-probability for every vocabulary entry."""
 
 from dataclasses import dataclass
-from typing import Self
 
 from mashbill import numerics
 from mashbill.shapes import Float, Int, Tensor
@@ -18,12 +17,12 @@ class Dense:
     logprobs: Float[Tensor, "*batch V"]
 
     @classmethod
-    def from_logits(cls, logits: Float[Tensor, "*batch V"]) -> Self:
+    def from_logits(cls, logits: Float[Tensor, "*batch V"]) -> "Dense":
         """Normalise logits; reduced in float32 at least, ``-inf`` becomes ``LOG_ZERO``."""
         return cls(numerics.log_softmax(logits))
 
     @classmethod
-    def from_probs(cls, probabilities: Float[Tensor, "*batch V"]) -> Self:
+    def from_probs(cls, probabilities: Float[Tensor, "*batch V"]) -> "Dense":
         """Take probabilities that already sum to 1; zeros become ``LOG_ZERO``.
 
         Raises:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Self
 
 import torch
 
@@ -33,7 +32,7 @@ class Statistics:
     class_mass: Float[Tensor, "*batch C"]
 
     @classmethod
-    def stack(cls, each: Sequence["Statistics"]) -> Self:
+    def stack(cls, each: Sequence["Statistics"]) -> "Statistics":
         """Stack the statistics of ``K`` teachers along a new first axis."""
         return cls(**{f.name: torch.stack([getattr(one, f.name) for one in each]) for f in fields(cls)})
 
