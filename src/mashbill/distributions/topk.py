@@ -49,7 +49,7 @@ class TopK:
         return torch.where(hit.any(dim=-1), stored, self.log_tail_share())
 
     def log_tail_share(self) -> Float[Tensor, "*batch"]:
-        """Log-probability of each unstored entry if the tail is spread evenly, in nats; ``LOG_ZERO`` if none is unstored."""
+        """Log-probability of each unstored entry under an even tail, in nats; ``LOG_ZERO`` if none is unstored."""
         n_unstored = self.n_entries - self.n_used
         share = self.log_tail - n_unstored.clamp_min(1).to(self.log_tail.dtype).log()
         return torch.where(n_unstored > 0, share, numerics.LOG_ZERO).clamp_min(numerics.LOG_ZERO)

@@ -1,0 +1,35 @@
+"""What every test starts from: one thread, and the golden values.
+
+Shapes and types of every call into the package are enforced by the ``--jaxtyping-packages`` option in
+``pyproject.toml``; ``test_house.py`` proves that it is on.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypedDict
+
+import pytest
+import torch
+
+# Two OpenMP threads on a busy two-core machine spin against each other and are several times slower than one.
+torch.set_num_threads(1)
+
+GOLDENS = Path(__file__).parent / "goldens" / "values.json"
+
+
+class Golden(TypedDict):
+    """One figure computed in exact or high-precision arithmetic, independently of the package."""
+
+    id: str
+    name: str
+    inputs: str
+    expected: list[float] | list[list[float]]
+    tol: float
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], Golden]:
+    """Return a look-up by id: ``golden("F14")["expected"]``, to be met within ``golden("F14")["tol"]``."""
+    values: dict[str, Golden] = {value["id"]: value for value in json.loads(GOLDENS.read_text(encoding="utf-8"))}
+    return values.__getitem__
