@@ -8,8 +8,12 @@ Exit codes: 2 user error, 3 teacher or transport, 4 data corruption, 5 numeric s
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
+from typing import Any
+
+MAX_SHOWN = 20
+"""Problems printed of one file; the rest are counted."""
 
 
 class MashbillError(Exception):
@@ -39,6 +43,10 @@ class MashbillError(Exception):
             lines.append(f"   = help: {self.help}")
         return "\n".join(lines)
 
+    def facts(self) -> dict[str, Any]:
+        """Return the error as plain values, for programs that read the command's ``--json`` output."""
+        return {"what": self.what, "where": self.where, "why": self.why, "help": self.help}
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -47,6 +55,10 @@ class Problem:
     where: str
     what: str
     help: str = ""
+
+    def render(self) -> str:
+        """Return ``error: where: what``, with the help on a line of its own."""
+        return f"error: {self.where}: {self.what}" + (f"\n   = help: {self.help}" if self.help else "")
 
 
 class RecipeError(MashbillError):
@@ -58,16 +70,37 @@ class RecipeError(MashbillError):
 
     def render(self) -> str:
         """Return one ``where: what`` line for each problem, with its help below."""
-        lines = []
-        for problem in self.problems:
-            lines.append(f"error: {problem.where}: {problem.what}")
-            if problem.help:
-                lines.append(f"   = help: {problem.help}")
-        return "\n".join(lines)
+        return _rendered(self.problems)
+
+    def facts(self) -> dict[str, Any]:
+        """Return every problem as plain values."""
+        return {"problems": [asdict(problem) for problem in self.problems]}
 
 
 class DataError(MashbillError):
-    """Rows that cannot be read or do not fit the recipe."""
+    """Rows that cannot be read or do not fit the recipe.
+
+    Args:
+        what: As for every error; left out where ``problems`` say it.
+        where: As for every error.
+        why: As for every error.
+        help: As for every error.
+        problems: Everything wrong in one file, if there may be more than one thing.
+    """
+
+    def __init__(
+        self, what: str = "", *, where: str = "", why: str = "", help: str = "", problems: Iterable[Problem] = ()
+    ) -> None:
+        self.problems = tuple(problems)
+        super().__init__(what or f"{len(self.problems)} problem(s) in the data", where=where, why=why, help=help)
+
+    def render(self) -> str:
+        """Return the message, or one ``where: what`` line for each problem."""
+        return _rendered(self.problems) if self.problems else super().render()
+
+    def facts(self) -> dict[str, Any]:
+        """Return the message, or every problem, as plain values."""
+        return {"problems": [asdict(problem) for problem in self.problems]} if self.problems else super().facts()
 
 
 class VocabularyError(MashbillError):
@@ -100,3 +133,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """
     close = get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" — did you mean `{close[0]}`?" if close else ""
+
+
+def _rendered(problems: tuple[Problem, ...]) -> str:
+    lines = [problem.render() for problem in problems[:MAX_SHOWN]]
+    if len(problems) > MAX_SHOWN:
+        lines.append(f"... and {len(problems) - MAX_SHOWN} more")
+    return "\n".join(lines)

@@ -7,8 +7,17 @@ can be without opening a model: types, ranges, and whether parts fit together. T
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+
+def _filled(value: Any) -> Any:
+    if value == "":
+        raise ValueError("must not be empty: `.` is this recipe's own folder")
+    return value
+
+
+# Sections are strict: a quoted number is text, and `yes` is no boolean. Paths and pairs have no YAML form of their own.
+FilePath = Annotated[Path, BeforeValidator(_filled), Field(strict=False)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Name = Annotated[str, Field(min_length=1, pattern=r"^[\w.\-]+$")]
@@ -17,14 +26,14 @@ Name = Annotated[str, Field(min_length=1, pattern=r"^[\w.\-]+$")]
 class Section(BaseModel):
     """Part of a recipe: unknown keys are errors, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Peft(Section):
     """LoRA adapters on the student, through ``peft``."""
 
-    r: int = Field(8, ge=1)
-    alpha: int = Field(16, ge=1)
+    r: int = Field(default=8, ge=1)
+    alpha: int = Field(default=16, ge=1)
     dropout: Probability = 0.0
     target_modules: list[str] | Literal["all-linear"] = "all-linear"
 
@@ -33,13 +42,13 @@ class Student(Section):
     """Who learns: a saved model, a causal LM from a configuration, or a classifier architecture by name."""
 
     kind: Literal["causal_lm", "classifier"]
-    model: Path | None = None
+    model: FilePath | None = None
     gguf_file: str | None = None
     config: dict[str, Any] | None = None
-    tokenizer: Path | None = None
+    tokenizer: FilePath | None = None
     architecture: Name | None = None
     options: dict[str, Any] = {}
-    labels: list[str] | Path | None = None
+    labels: list[str] | FilePath | None = None
     peft: Peft | None = None
 
     @model_validator(mode="after")
@@ -58,11 +67,11 @@ class Teacher(Section):
     """One teacher: a local model, or a plug-in by name."""
 
     id: Name
-    model: Path | None = None
+    model: FilePath | None = None
     gguf_file: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    batch_size: int = Field(16, ge=1)
-    top_k: int | None = Field(64, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    top_k: int | None = Field(default=64, ge=1)
     plugin: Name | None = None
     options: dict[str, Any] = {}
     labels: dict[str, str] = {}
@@ -78,9 +87,9 @@ class Teacher(Section):
 class Data(Section):
     """Rows, and which columns mean what."""
 
-    train: Path
-    eval: dict[Name, Path] = {}
-    scorecard: Path | None = None
+    train: FilePath
+    eval: dict[Name, FilePath] = {}
+    scorecard: FilePath | None = None
     format: Literal["text", "messages", "prompt_completion", "classification"]
     id_column: str = "id"
     text_column: str = "text"
@@ -90,7 +99,7 @@ class Data(Section):
     feature_columns: list[str] = []
     teacher_column: str | None = None
     critical_column: str | None = None
-    max_length: int = Field(512, ge=2)
+    max_length: int = Field(default=512, ge=2)
 
 
 class Divergence(Section):
@@ -113,7 +122,7 @@ class Distill(Section):
 class Rule(BaseModel):
     """A weight rule by plug-in name; every other key is an option of the rule."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
     rule: Name
 
     @property
@@ -137,9 +146,9 @@ class Weighting(Section):
     task: Rule | None = None
     context: Rule | None = None
     temperatures: Temperatures = Temperatures()
-    bounds: tuple[Probability, Probability] | None = None
+    bounds: Annotated[tuple[Probability, Probability], Field(strict=False)] | None = None
     guard: Literal["kl", "l2", "squash"] = "kl"
-    order: Literal["scorecard"] | list[tuple[Name, Name]] | None = None
+    order: Literal["scorecard"] | list[Annotated[tuple[Name, Name], Field(strict=False)]] | None = None
 
 
 class Critical(Section):
@@ -159,25 +168,25 @@ class Sampling(Section):
 class Train(Section):
     """Training arguments, under the names of ``transformers.TrainingArguments``."""
 
-    max_steps: int | None = Field(None, ge=1)
-    num_train_epochs: int = Field(1, ge=1)
-    per_device_train_batch_size: int = Field(16, ge=1)
-    per_device_eval_batch_size: int = Field(64, ge=1)
-    gradient_accumulation_steps: int = Field(1, ge=1)
+    max_steps: int | None = Field(default=None, ge=1)
+    num_train_epochs: int = Field(default=1, ge=1)
+    per_device_train_batch_size: int = Field(default=16, ge=1)
+    per_device_eval_batch_size: int = Field(default=64, ge=1)
+    gradient_accumulation_steps: int = Field(default=1, ge=1)
     learning_rate: Positive = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     max_grad_norm: Positive = 1.0
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "cosine"
-    warmup_steps: int = Field(0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
     bf16: bool = False
-    seed: int = Field(0, ge=0)
-    logging_steps: int = Field(10, ge=1)
-    eval_steps: int | None = Field(None, ge=1)
-    save_steps: int | None = Field(None, ge=1)
-    save_total_limit: int = Field(2, ge=1)
-    early_stopping_patience: int | None = Field(None, ge=1)
+    seed: int = Field(default=0, ge=0)
+    logging_steps: int = Field(default=10, ge=1)
+    eval_steps: int | None = Field(default=None, ge=1)
+    save_steps: int | None = Field(default=None, ge=1)
+    save_total_limit: int = Field(default=2, ge=1)
+    early_stopping_patience: int | None = Field(default=None, ge=1)
 
 
 class Compare(Section):
@@ -200,5 +209,5 @@ class Recipe(Section):
     sampling: Sampling = Sampling()
     train: Train = Train()
     compare: Compare | None = None
-    output: Path
+    output: FilePath
     report_to: list[str] = []
