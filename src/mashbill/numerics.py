@@ -16,6 +16,11 @@ def reduction_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def widen(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return ``values`` in their reduction dtype; no copy if they already are."""
+    return values.to(reduction_dtype(values.dtype))
+
+
 def log_softmax(logits: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch V"]:
     """Log-probabilities in nats from logits: reduced in float32 at least, floored at ``LOG_ZERO``.
 
@@ -28,17 +33,20 @@ def log_softmax(logits: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch V"]:
     Returns:
         Same shape, float32 or float64.
     """
-    wide = logits.to(reduction_dtype(logits.dtype))
-    shifted = wide - wide.amax(dim=-1, keepdim=True)
+    wide = widen(logits)
+    # The shift cancels in the result, so its gradient is zero and need not be computed.
+    shifted = wide - wide.detach().amax(dim=-1, keepdim=True)
     log_norm = shifted.exp().sum(dim=-1, keepdim=True).log()
     return (shifted - log_norm).clamp_min(LOG_ZERO)
 
 
 def log_of(probabilities: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Natural logarithm with ``log 0 = LOG_ZERO``; the gradient at 0 is 0, not infinite."""
-    wide = probabilities.to(reduction_dtype(probabilities.dtype))
-    positive = wide > 0
-    return torch.where(positive, wide.clamp_min(torch.finfo(wide.dtype).tiny).log(), LOG_ZERO)
+    """Natural logarithm with ``log 0 = LOG_ZERO``; the gradient at 0 is 0, not infinite.
+
+    Rounding may leave a probability a little below 0: that is 0. NaN stays NaN.
+    """
+    wide = widen(probabilities)
+    return wide.clamp_min(torch.finfo(wide.dtype).tiny).log().masked_fill(wide <= 0, LOG_ZERO)
 
 
 def entropy_ceiling(n: int) -> float:

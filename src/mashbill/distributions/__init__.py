@@ -8,6 +8,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "dense": ["Dense"],
         "topk": ["TopK"],
-        "statistics": ["Statistics", "measure"],
+        "statistics": ["Statistics", "measure", "measure_logits"],
     },
 )

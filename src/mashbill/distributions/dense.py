@@ -26,12 +26,14 @@ class Dense:
         """Take probabilities that already sum to 1; zeros become ``LOG_ZERO``.
 
         Raises:
-            ValueError: A value is negative or NaN, or a row does not sum to 1 within 1e-4.
+            ValueError: A value is negative or NaN, or a row does not sum to 1 within 1e-4, or within the rounding of
+                a dtype coarser than that.
         """
-        total = probabilities.to(numerics.reduction_dtype(probabilities.dtype)).sum(dim=-1)
-        if not bool((probabilities >= 0).all()) or not bool(((total - 1).abs() <= 1e-4).all()):
+        tolerance = max(1e-4, torch.finfo(probabilities.dtype).eps)
+        total = numerics.widen(probabilities).sum(dim=-1)
+        if not bool((probabilities >= 0).all()) or not bool(((total - 1).abs() <= tolerance).all()):
             raise ValueError(
-                "probabilities must be non-negative and sum to 1 within 1e-4 over the last axis; "
+                f"probabilities must be non-negative and sum to 1 within {tolerance:.1g} over the last axis; "
                 "divide by the sum, or use TopK for a distribution with missing mass"
             )
         return cls(numerics.log_of(probabilities))
@@ -43,4 +45,4 @@ class Dense:
 
     def logprob_of(self, index: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """Return the log-probability of one entry a position, in nats."""
-        return self.logprobs.gather(-1, index.unsqueeze(-1)).squeeze(-1)
+        return self.logprobs.gather(-1, index.unsqueeze(-1).long()).squeeze(-1)

@@ -15,7 +15,7 @@ from mashbill.shapes import Float, Tensor
 
 
 def power(logprobs: Float[Tensor, "*batch V"], *, temperature: float) -> Float[Tensor, "*batch V"]:
-    """Return ``log( p^(1/T) / sum p^(1/T) )``.
+    """Return ``log( p^(1/T) / sum p^(1/T) )``; entropy grows with ``T``, as ``dH/dT = Var(log p) / T^3``.
 
     Args:
         logprobs: Nats.
@@ -24,20 +24,13 @@ def power(logprobs: Float[Tensor, "*batch V"], *, temperature: float) -> Float[T
     Raises:
         ValueError: ``temperature`` is not positive.
 
-    Source:
-        theory.md A.9; golden value F46.
-
     >>> p = torch.tensor([.7, .2, .08, .02], dtype=torch.float64)
-    >>> power(p.log(), temperature=2.0).exp().round(decimals=4).tolist()
+    >>> [round(x, 4) for x in power(p.log(), temperature=2.0).exp().tolist()]
     [0.4898, 0.2618, 0.1656, 0.0828]
     """
     if not temperature > 0:
         raise ValueError(f"temperature={temperature!r} must be positive")
-    if temperature == 1:
-        return logprobs
-    zero = logprobs <= numerics.LOG_ZERO
-    # Dividing LOG_ZERO by T would give impossible entries mass at a large T.
-    return numerics.log_softmax((logprobs / temperature).masked_fill(zero, -torch.inf))
+    return logprobs if temperature == 1 else numerics.log_softmax(_tempered(logprobs, temperature))
 
 
 def mixture(logprobs: Float[Tensor, "*batch V"], *, temperature: float) -> Float[Tensor, "*batch V"]:
@@ -50,15 +43,17 @@ def mixture(logprobs: Float[Tensor, "*batch V"], *, temperature: float) -> Float
     Raises:
         ValueError: ``temperature`` is below 1.
 
-    Source:
-        theory.md A.9; golden value F48.
+    >>> p = torch.tensor([.7, .2, .08, .02], dtype=torch.float64)
+    >>> [round(x, 4) for x in mixture(p.log(), temperature=2.0).exp().tolist()]
+    [0.475, 0.225, 0.165, 0.135]
     """
     if not temperature >= 1:
         raise ValueError(f"temperature={temperature!r} must be at least 1; use soften.power to sharpen")
     if temperature == 1:
         return logprobs
-    floor = math.log((1 - 1 / temperature) / logprobs.shape[-1])
-    return torch.logaddexp(logprobs - math.log(temperature), torch.full_like(logprobs, floor))
+    wide = numerics.widen(logprobs)
+    floor = math.log((1 - 1 / temperature) / wide.shape[-1])
+    return torch.logaddexp(wide - math.log(temperature), torch.full_like(wide, floor))
 
 
 def power_topk(distribution: TopK, *, temperature: float) -> TopK:
@@ -66,12 +61,23 @@ def power_topk(distribution: TopK, *, temperature: float) -> TopK:
 
     The softened tail of the true distribution is unknown from its mass alone; an even spread is the completion of
     highest entropy, so this overstates the tail at ``T > 1``. Soften before cutting to ``k`` where that matters.
+
+    Raises:
+        ValueError: ``temperature`` is not positive.
     """
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature!r} must be positive")
     if temperature == 1:
         return distribution
-    n_unstored = (distribution.n_entries - distribution.n_used).clamp_min(1).to(distribution.log_tail.dtype)
-    share = distribution.log_tail_share()
-    tail = torch.where(share <= numerics.LOG_ZERO, -torch.inf, share / temperature + n_unstored.log())
-    stored = (distribution.logprobs / temperature).masked_fill(distribution.logprobs <= numerics.LOG_ZERO, -torch.inf)
-    both = numerics.log_softmax(torch.cat([stored, tail.unsqueeze(-1)], dim=-1))
+    n_unstored = (distribution.n_entries - distribution.n_used).clamp_min(1)
+    share = _tempered(distribution.log_tail_share(), temperature)
+    tail = share + n_unstored.to(share.dtype).log()
+    both = torch.cat([_tempered(distribution.logprobs, temperature), tail.unsqueeze(-1)], dim=-1)
+    both = numerics.log_softmax(both)
     return TopK(distribution.ids, both[..., :-1], both[..., -1], distribution.n_entries)
+
+
+def _tempered(logprobs: Tensor, temperature: float) -> Tensor:
+    # Dividing LOG_ZERO by T would give impossible entries mass at a large T.
+    wide = numerics.widen(logprobs)
+    return (wide / temperature).masked_fill(wide <= numerics.LOG_ZERO, -torch.inf)

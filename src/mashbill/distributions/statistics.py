@@ -75,19 +75,55 @@ def measure(
         margin,
         max_logprob,
         _label_logprob(distribution, labels, max_logprob),
-        _class_mass(distribution, classes, n_classes),
+        _class_mass(distribution, classes, n_classes, max_logprob),
     )
+
+
+def measure_logits(
+    logits: Float[Tensor, "*batch V"],
+    *,
+    labels: Int[Tensor, "*batch"] | None = None,
+    classes: Int[Tensor, " V"] | None = None,
+    n_classes: int = 0,
+    chunk_elements: int = 2**20,
+) -> Statistics:
+    """Compute the statistics of ``softmax(logits)`` a few rows at a time.
+
+    Equal to ``measure(Dense.from_logits(logits), ...)``, but the float32 log-probabilities of only
+    ``chunk_elements`` entries exist at once. No gradient.
+
+    Args:
+        logits: Any real dtype; ``-inf`` masks an entry.
+        labels: The label of each position; ``-100`` means none.
+        classes: A class id for each vocabulary entry, ``-1`` for none.
+        n_classes: How many classes there are.
+        chunk_elements: Logits worked on at once; a whole row at least.
+    """
+    *batch, n_entries = logits.shape
+    rows = logits.detach().reshape(-1, n_entries)
+    wanted = None if labels is None else labels.reshape(-1)
+    n_each = max(1, chunk_elements // max(n_entries, 1))
+    parts = [
+        measure(
+            Dense.from_logits(rows[start : start + n_each]),
+            labels=None if wanted is None else wanted[start : start + n_each],
+            classes=classes,
+            n_classes=n_classes,
+        )
+        for start in range(0, max(len(rows), 1), n_each)
+    ]
+    whole = {f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Statistics)}
+    return Statistics(**{name: values.reshape(*batch, *values.shape[1:]) for name, values in whole.items()})
 
 
 def _entries(distribution: Dense | TopK) -> tuple[Tensor, Tensor]:
     """Return log-probabilities and how many entries have each: a top-k's tail is one value, ``V - S`` times."""
+    stored = numerics.widen(distribution.logprobs)
     if isinstance(distribution, Dense):
-        logprobs = distribution.logprobs.to(numerics.reduction_dtype(distribution.logprobs.dtype))
-        return logprobs, torch.ones((), dtype=logprobs.dtype, device=logprobs.device)
-    wide = numerics.reduction_dtype(distribution.logprobs.dtype)
-    stored, share = distribution.logprobs.to(wide), distribution.log_tail_share().to(wide)
-    n_unstored = (distribution.n_entries - distribution.n_used).to(wide)
-    used = (distribution.ids >= 0).to(wide)
+        return stored, torch.ones((), dtype=stored.dtype, device=stored.device)
+    share = distribution.log_tail_share().to(stored.dtype)
+    n_unstored = (distribution.n_entries - distribution.n_used).to(stored.dtype)
+    used = (distribution.ids >= 0).to(stored.dtype)
     return torch.cat([stored, share.unsqueeze(-1)], -1), torch.cat([used, n_unstored.unsqueeze(-1)], -1)
 
 
@@ -109,11 +145,11 @@ def _label_logprob(distribution: Dense | TopK, labels: Tensor | None, like: Tens
     return torch.where(labels >= 0, found, torch.nan)
 
 
-def _class_mass(distribution: Dense | TopK, classes: Tensor | None, n_classes: int) -> Tensor:
-    logprobs = distribution.logprobs if isinstance(distribution, Dense) else distribution.densify()
-    mass = logprobs.new_zeros(*logprobs.shape[:-1], n_classes)
+def _class_mass(distribution: Dense | TopK, classes: Tensor | None, n_classes: int, like: Tensor) -> Tensor:
+    mass = like.new_zeros(*like.shape, n_classes + 1)
     if classes is None or n_classes == 0:
-        return mass
-    index = torch.where(classes >= 0, classes, n_classes).expand_as(logprobs)
-    wide = torch.cat([mass, mass.new_zeros(*mass.shape[:-1], 1)], dim=-1)
-    return wide.scatter_add(-1, index, logprobs.exp())[..., :-1]
+        return mass[..., :-1]
+    logprobs = distribution.logprobs if isinstance(distribution, Dense) else distribution.densify()
+    # Entries of no class go to a spare column that is cut off again.
+    index = torch.where(classes >= 0, classes, n_classes).long().expand_as(logprobs)
+    return mass.scatter_add(-1, index, logprobs.to(mass.dtype).exp())[..., :-1]

@@ -1,6 +1,7 @@
 """A distribution known only by its top entries and the mass of everything else."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 
@@ -14,7 +15,7 @@ class TopK:
 
     The same value serves captured language-model outputs (the tail is what the capture cut off) and classifiers
     whose label set is not the student's (the tail is the mass that the teacher gave to no label it could name).
-    Unused slots repeat no id: they hold id ``-1`` and ``LOG_ZERO``.
+    An id stands at most once in a position; unused slots hold id ``-1`` and ``LOG_ZERO``.
 
     Attributes:
         ids: Vocabulary ids, ``-1`` in an unused slot.
@@ -29,13 +30,19 @@ class TopK:
     n_entries: int
 
     @classmethod
-    def from_logprobs(cls, logprobs: Float[Tensor, "*batch V"], *, k: int) -> "TopK":
-        """Keep the ``k`` largest entries of dense log-probabilities; the tail is the exact remaining mass."""
-        n_entries = logprobs.shape[-1]
-        kept, ids = logprobs.topk(min(k, n_entries), dim=-1)
-        rest = 1 - kept.exp().sum(dim=-1)
-        log_tail = numerics.log_of(rest) if k < n_entries else torch.full_like(rest, numerics.LOG_ZERO)
-        return cls(ids, kept, log_tail, n_entries)
+    def from_logprobs(cls, logprobs: Float[Tensor, "*batch V"], *, k: int) -> Self:
+        """Keep the ``k`` largest entries of dense log-probabilities; the tail is the mass of all others.
+
+        Raises:
+            ValueError: ``k`` is below 1.
+        """
+        if k < 1:
+            raise ValueError(f"k={k!r} must be at least 1: a distribution needs an entry to hold")
+        wide, n_entries = numerics.widen(logprobs), logprobs.shape[-1]
+        kept, ids = wide.topk(min(k, n_entries), dim=-1)
+        # Summed over the entries cut off: one minus the kept mass would be rounding noise for a small tail.
+        rest = wide.masked_fill(wide <= numerics.LOG_ZERO, -torch.inf).scatter(-1, ids, -torch.inf)
+        return cls(ids, kept, rest.logsumexp(dim=-1).clamp_min(numerics.LOG_ZERO), n_entries)
 
     @property
     def n_used(self) -> Int[Tensor, "*batch"]:
@@ -45,13 +52,18 @@ class TopK:
     def logprob_of(self, index: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """Return the log-probability of one entry a position; an unstored entry gets an equal share of the tail."""
         hit = (self.ids == index.unsqueeze(-1)) & (self.ids >= 0)
-        stored = torch.where(hit, self.logprobs, -torch.inf).amax(dim=-1)
-        return torch.where(hit.any(dim=-1), stored, self.log_tail_share())
+        share = self.log_tail_share()
+        # A maximum over the slots would fail where there are none; at most one slot hits, so a sum does as well.
+        stored = torch.where(hit, self.logprobs.to(share.dtype), 0).sum(dim=-1)
+        return torch.where(hit.any(dim=-1), stored, share)
 
     def log_tail_share(self) -> Float[Tensor, "*batch"]:
-        """Log-probability of each unstored entry under an even tail, in nats; ``LOG_ZERO`` if none is unstored."""
-        n_unstored = self.n_entries - self.n_used
-        share = self.log_tail - n_unstored.clamp_min(1).to(self.log_tail.dtype).log()
+        """Log-probability of each unstored entry if the tail is spread evenly, in nats.
+
+        ``LOG_ZERO`` if every entry is stored.
+        """
+        log_tail, n_unstored = numerics.widen(self.log_tail), self.n_entries - self.n_used
+        share = log_tail - n_unstored.clamp_min(1).to(log_tail.dtype).log()
         return torch.where(n_unstored > 0, share, numerics.LOG_ZERO).clamp_min(numerics.LOG_ZERO)
 
     def densify(self, *, like: Float[Tensor, "*batch V"] | None = None) -> Float[Tensor, "*batch V"]:
@@ -60,20 +72,25 @@ class TopK:
         Args:
             like: Log-probabilities whose shape the tail takes, usually the student's, without gradient. With it, a
                 forward KL against ``like`` equals the divergence of the coarse-grained pair (stored entries, tail as
-                one bucket), the least that any completion gives. Without it the tail is spread evenly.
+                one bucket), the least that any completion gives. Without it, and where ``like`` has no mass at all
+                on the unstored entries, the tail is spread evenly.
 
         Returns:
-            Log-probabilities in nats; they sum to 1 if stored mass and tail do.
+            Log-probabilities in nats, float32 at least; they sum to 1 if stored mass and tail do.
         """
-        used = self.ids >= 0
-        slot = torch.where(used, self.ids, 0).long()
-        if like is None:
-            fill = self.log_tail_share().unsqueeze(-1).expand(*self.log_tail.shape, self.n_entries)
-        else:
-            taken = torch.where(used, like.gather(-1, slot).exp(), 0).sum(dim=-1)
-            log_left = numerics.log_of((1 - taken).clamp_min(0))
-            fill = like + (self.log_tail - log_left).unsqueeze(-1)
+        used, share = self.ids >= 0, self.log_tail_share().unsqueeze(-1)
         # Unused slots write to a spare column that is cut off again.
-        wide = torch.cat([fill, fill.new_empty(*fill.shape[:-1], 1)], dim=-1)
-        wide = wide.scatter(-1, torch.where(used, slot, self.n_entries), self.logprobs.to(wide.dtype))
-        return wide[..., :-1].clamp_min(numerics.LOG_ZERO)
+        slot = torch.where(used, self.ids, self.n_entries).long()
+        if like is None:
+            fill = share.expand(*self.log_tail.shape, self.n_entries + 1)
+        else:
+            fill = self._shaped_tail(torch.cat([numerics.widen(like), share], dim=-1), slot, share)
+        return fill.scatter(-1, slot, self.logprobs.to(fill.dtype))[..., :-1].clamp_min(numerics.LOG_ZERO)
+
+    def _shaped_tail(self, like: Tensor, slot: Tensor, share: Tensor) -> Tensor:
+        outside = like.masked_fill(like <= numerics.LOG_ZERO, -torch.inf)
+        outside = outside.scatter(-1, slot, -torch.inf)
+        outside[..., -1] = -torch.inf
+        log_left = outside.logsumexp(dim=-1, keepdim=True)
+        shaped = outside + (self.log_tail.unsqueeze(-1) - log_left)
+        return torch.where(log_left == -torch.inf, share, shaped)

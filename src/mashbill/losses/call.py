@@ -1,0 +1,114 @@
+"""The one call behind which the implementations of the loss stand."""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from mashbill.distributions.dense import Dense
+from mashbill.distributions.topk import TopK
+from mashbill.losses import chunked, reference
+from mashbill.losses.objective import DivergenceName, LossOutput, Objective, PoolName, Tail
+from mashbill.shapes import Bool, Float, Int, Tensor
+
+Impl = Literal["auto", "reference", "chunked"]
+
+
+# Sizes are compared by hand in check_shapes, which says which of the arguments does not fit.
+def distillation_loss(
+    student_logits: Float[Tensor, "B T V"],
+    teachers: Sequence[Dense | TopK],
+    log_weights: Float[Tensor, "_ _ _"],
+    *,
+    mask: Bool[Tensor, "_ _"],
+    labels: Int[Tensor, "_ _"] | None = None,
+    divergence: DivergenceName = "forward_kl",
+    beta: float = 0.5,
+    temperature: float = 1.0,
+    pool: PoolName = "linear",
+    tail: Tail = "student",
+    cross_entropy: float = 0.0,
+    scale: float = 1.0,
+    impl: Impl = "auto",
+) -> LossOutput:
+    """Loss of a student against the pool of its teachers, summed over the positions that count.
+
+    ``sum (1 - c) T^2 D(q, p_S) + c CE``, with ``q`` the pool of the softened teachers under the weights, ``p_S`` the
+    softened student, ``D`` the divergence and ``CE`` the cross-entropy of the label at temperature 1. Reduced in
+    float32 at least, whatever the dtype of the logits. Rows outside the mask are never read: their gradient is 0
+    even if they hold NaN. ``T^2`` keeps the size of the gradient about the same at every temperature.
+
+    Args:
+        student_logits: ``logits[:, t]`` is about ``labels[:, t]``; ``-inf`` masks an entry.
+        teachers: One distribution a position from each teacher, ``[B T ...]``, over the student's entries.
+        log_weights: ``[K B T]`` or ``[K B 1]``, nats, exp-summing to 1 over ``K``; ``-inf`` switches a teacher off.
+        mask: Positions that count, ``[B T]``.
+        labels: ``[B T]``; ``-100`` means none, and such a position has only its divergence.
+        divergence: ``forward_kl`` is ``KL(q || p_S)``, ``reverse_kl`` is ``KL(p_S || q)``.
+        beta: For ``js``: 0 is the forward KL, 1 the reverse KL, as in TRL.
+        temperature: ``T``, of teachers and student alike.
+        pool: ``linear`` is ``sum w_k p_k``; ``log_linear`` the normalised geometric mean.
+        tail: How the mass that a top-k teacher did not store lies: as the student's own, or evenly.
+        cross_entropy: ``c``.
+        scale: Factor on the total. ``scale=1/n`` and ``total.backward()`` need less memory than
+            ``(total / n).backward()``; leave it at 1 for float16 logits, whose gradients it may underflow.
+        impl: ``chunked`` is fast and small; ``reference`` is plain and gives ``log_weights`` a gradient; ``auto``
+            is ``chunked`` unless the weights want a gradient.
+
+    Raises:
+        ValueError: Sizes do not fit together, or an option is outside its range.
+
+    >>> import torch
+    >>> student = torch.zeros(1, 1, 2, requires_grad=True)
+    >>> teacher = Dense.from_probs(torch.tensor([[[0.75, 0.25]]]))
+    >>> mask = torch.ones(1, 1, dtype=torch.bool)
+    >>> loss = distillation_loss(student, [teacher], torch.zeros(1, 1, 1), mask=mask)
+    >>> loss.total.backward()
+    >>> round(loss.total.item(), 4), student.grad.tolist()
+    (0.1308, [[[-0.25, 0.25]]])
+    """
+    objective = Objective(divergence, beta, temperature, pool, tail, cross_entropy, scale)
+    check_shapes(student_logits, teachers, log_weights, mask=mask, labels=labels)
+    if cross_entropy > 0 and labels is None:
+        raise ValueError(f"cross_entropy={cross_entropy!r} needs labels; pass labels=, or cross_entropy=0")
+    if impl not in get_args(Impl):
+        raise ValueError(f"impl={impl!r} must be one of {', '.join(get_args(Impl))}")
+    if impl == "chunked" and log_weights.requires_grad:
+        raise ValueError(
+            "impl='chunked' gives log_weights no gradient; use impl='auto' or 'reference', or detach the weights"
+        )
+    plain = impl == "reference" or log_weights.requires_grad
+    run = reference.distillation_loss if plain else chunked.distillation_loss
+    return run(student_logits, teachers, log_weights, mask=mask, labels=labels, objective=objective)
+
+
+def check_shapes(
+    student_logits: Tensor,
+    teachers: Sequence[Dense | TopK],
+    log_weights: Tensor,
+    *,
+    mask: Tensor,
+    labels: Tensor | None = None,
+) -> None:
+    """Raise ``ValueError`` unless all arguments are about the same ``B``, ``T``, ``V`` and ``K``."""
+    n_rows, n_positions, n_entries = student_logits.shape
+    place = (n_rows, n_positions)
+    if not teachers:
+        raise ValueError("teachers=() must hold at least one teacher")
+    for k, teacher in enumerate(teachers):
+        of_position = teacher.logprobs.shape[:-1]
+        if of_position != place or teacher.n_entries != n_entries:
+            raise ValueError(
+                f"teachers[{k}] is [{_sizes(of_position)} V={teacher.n_entries}], "
+                f"but student_logits is [{_sizes(place)} V={n_entries}]"
+            )
+    if log_weights.shape not in ((len(teachers), *place), (len(teachers), n_rows, 1)):
+        raise ValueError(
+            f"log_weights is [{_sizes(log_weights.shape)}], but {len(teachers)} teachers and student_logits "
+            f"[{_sizes(place)} ...] need [{len(teachers)} {_sizes(place)}] or [{len(teachers)} {n_rows} 1]"
+        )
+    for name, values in (("mask", mask), ("labels", labels)):
+        if values is not None and values.shape != place:
+            raise ValueError(f"{name} is [{_sizes(values.shape)}], but student_logits is [{_sizes(place)} ...]")
+
+
+def _sizes(shape: Sequence[int]) -> str:
+    return " ".join(str(n) for n in shape)

@@ -1,0 +1,180 @@
+"""The distillation loss a few rows at a time, with its gradient computed on the way.
+
+For each chunk of rows: the student's distribution once, the teachers added up one after the other in place, the
+divergence and its gradient by logits. Memory above the inputs is the gradient, in the dtype of the logits, and a
+handful of chunks; never ``K`` distributions. The weights are constants here. Values and gradients are those of the
+reference up to rounding.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from mashbill import numerics
+from mashbill.distributions.dense import Dense
+from mashbill.distributions.topk import TopK
+from mashbill.losses import gradient, mixture, student, target
+from mashbill.losses.objective import LossOutput, Objective
+from mashbill.losses.rows import Rows, counted, rows_at_once
+from mashbill.shapes import Bool, Float, Int, LogWeights, Tensor
+
+_LOST = 1e-24
+# Student mass on entries whose pooled probability underflowed; less than this cannot move a reverse KL.
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Everything but the logits; ``log_weights`` has an entry for every position."""
+
+    teachers: Sequence[Dense | TopK]
+    log_weights: Float[Tensor, "K N"]
+    mask: Bool[Tensor, "B T"]
+    labels: Int[Tensor, "B T"] | None
+    objective: Objective
+
+
+def distillation_loss(
+    student_logits: Float[Tensor, "B T V"],
+    teachers: Sequence[Dense | TopK],
+    log_weights: LogWeights,
+    *,
+    mask: Bool[Tensor, "B T"],
+    labels: Int[Tensor, "B T"] | None,
+    objective: Objective,
+) -> LossOutput:
+    """Return the loss of :func:`mashbill.losses.distillation_loss`; a gradient reaches the logits only."""
+    each = log_weights.detach().expand(-1, *mask.shape).flatten(1)
+    job = _Job(teachers, each, mask, labels, objective)
+    return LossOutput(*_Loss.apply(student_logits, job))
+
+
+class _Loss(torch.autograd.Function):
+    """Gradient in the forward pass; the backward pass only scales it."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, logits: Tensor, job: _Job) -> tuple[Tensor, Tensor, Tensor]:
+        wants_gradient = ctx.needs_input_grad[0]
+        total, divergence, cross_entropy, grad = _compute(logits, job, wants_gradient=wants_gradient)
+        ctx.mark_non_differentiable(divergence, cross_entropy)
+        ctx.set_materialize_grads(False)
+        if grad is not None:
+            ctx.save_for_backward(grad)
+        return total, divergence, cross_entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, *grads: Tensor | None) -> tuple[Tensor | None, None]:
+        outer = grads[0]
+        if outer is None:
+            return None, None
+        (saved,) = ctx.saved_tensors
+        # Never in place: the graph may be kept and walked again. On the CPU a look at the factor costs nothing and
+        # often saves the copy; elsewhere it would stop the device.
+        if outer.device.type == "cpu" and outer.item() == 1:
+            return saved, None
+        return saved * outer, None
+
+
+def _compute(
+    logits: Tensor, job: _Job, *, wants_gradient: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    wide, n_entries = numerics.reduction_dtype(logits.dtype), logits.shape[-1]
+    n_positions, objective = job.mask.numel(), job.objective
+    n_each = max(1, min(rows_at_once(n_entries, logits.device), n_positions))
+    buffers = torch.empty(_n_buffers(job), n_each, n_entries, dtype=wide, device=logits.device)
+    divergence = torch.zeros(n_positions, dtype=wide, device=logits.device)
+    cross_entropy = torch.zeros_like(divergence)
+    grad = torch.zeros_like(logits, memory_format=torch.contiguous_format) if wants_gradient else None
+    for rows in counted(job.mask, n_each=n_each):
+        here = buffers[:, : len(rows)]
+        distance, label_loss = _chunk(rows.select(logits), rows, job, here)
+        rows.store(distance, into=divergence)
+        rows.store(label_loss, into=cross_entropy)
+        if grad is not None:
+            rows.store(here[_GRADIENT], into=grad.view(-1, n_entries))
+    total = objective.divergence_weight * divergence.sum() + objective.cross_entropy_weight * cross_entropy.sum()
+    return total, divergence.view(job.mask.shape), cross_entropy.view(job.mask.shape), grad
+
+
+_GRADIENT = 0
+
+
+def _n_buffers(job: _Job) -> int:
+    return 4 + (job.objective.kind == "js") + _needs_plain(job)
+
+
+def _needs_plain(job: _Job) -> bool:
+    shaped = job.objective.tail == "student" and any(isinstance(one, TopK) for one in job.teachers)
+    return job.objective.temperature != 1 and (shaped or job.labels is not None)
+
+
+def _chunk(logits: Tensor, rows: Rows, job: _Job, buffers: Tensor) -> tuple[Tensor, Tensor]:
+    """Return divergence and cross-entropy of a chunk; its gradient is in ``buffers[_GRADIENT]``."""
+    log_q, q, logprobs, probs, *more = buffers
+    objective = job.objective
+    labels = None if job.labels is None else rows.select(job.labels)
+    reading = student.read(
+        logits,
+        labels,
+        temperature=objective.temperature,
+        logprobs=logprobs,
+        probs=probs,
+        plain=more.pop() if _needs_plain(job) else None,
+    )
+    _pool(logits, rows, job, reading, q, log_q)
+    # The chain rule takes one 1/T of the T^2.
+    weight = objective.divergence_weight / objective.temperature
+    if objective.kind == "js":
+        value = gradient.js(reading, q, log_q, beta=objective.beta, weight=weight, spare=more.pop())
+    elif objective.kind == "reverse_kl":
+        value = gradient.reverse_kl(reading, q, log_q, weight=weight)
+    else:
+        value = gradient.forward_kl(reading, q, log_q, weight=weight)
+    if labels is None or reading.label_logprob is None:
+        return value, torch.zeros_like(value)
+    if objective.cross_entropy > 0:
+        gradient.add_cross_entropy(log_q, reading, labels, weight=objective.cross_entropy_weight)
+    return value, torch.where(labels >= 0, -reading.label_logprob, 0)
+
+
+def _pool(logits: Tensor, rows: Rows, job: _Job, reading: student.StudentRows, q: Tensor, log_q: Tensor) -> None:
+    """Fill ``q`` and ``log_q`` with the pooled teachers."""
+    if job.objective.pool == "log_linear":
+        log_q.copy_(_log_space(logits, rows, job))
+        torch.exp(log_q, out=q)
+        return
+    q.zero_()
+    weights = job.log_weights.index_select(1, rows.index).to(q.dtype)
+    lost = torch.zeros(len(rows), dtype=torch.bool, device=q.device)
+    temperature = job.objective.temperature
+    for teacher, log_weight in zip(job.teachers, weights, strict=True):
+        here = rows.take(teacher, like=q)
+        if isinstance(here, Dense):
+            mixture.add_dense(q, here, log_weight, temperature=temperature, work=log_q)
+        else:
+            lost |= mixture.add_topk(q, here, log_weight, reading, temperature=temperature, tail=job.objective.tail)
+    tiny = torch.finfo(q.dtype).tiny
+    if job.objective.kind == "reverse_kl" and bool(q.amin() < tiny):
+        # A shared mask leaves zeros in every row; they matter where the student has mass.
+        lost |= (q < tiny).mul(reading.probs).sum(dim=-1) > _LOST
+    torch.clamp(q, min=tiny, out=log_q).log_()
+    again = lost.nonzero().squeeze(1)
+    if len(again) > 0:
+        part = Rows(rows.index[again], None, rows.n_positions)
+        exact = _log_space(logits.index_select(0, again), part, job)
+        log_q.index_copy_(0, again, exact)
+        q.index_copy_(0, again, exact.exp())
+
+
+def _log_space(logits: Tensor, rows: Rows, job: _Job) -> Tensor:
+    """Return the pooled log-probabilities without underflow, by the plain functions."""
+    plain = numerics.log_softmax(logits)
+    each = (
+        target.softened(
+            rows.take(teacher, like=plain), plain, temperature=job.objective.temperature, tail=job.objective.tail
+        )
+        for teacher in job.teachers
+    )
+    return target.pooled(each, job.log_weights.index_select(1, rows.index).to(plain.dtype), pool=job.objective.pool)

@@ -1,0 +1,120 @@
+"""The linear pool of teachers at a few positions, summed up in place as probabilities.
+
+One pass over ``V`` for a dense teacher, less for a top-k teacher, and no buffer of its own for any of them.
+Probabilities underflow where log-probabilities do not; rows that this can hurt are named, for the caller to do again
+in log space.
+"""
+
+import torch
+
+from mashbill import numerics
+from mashbill.distributions.dense import Dense
+from mashbill.distributions.topk import TopK
+from mashbill.losses.objective import Tail
+from mashbill.losses.student import StudentRows
+from mashbill.shapes import Bool, Float, Int, Tensor
+
+LEAST_MASS = 1e-30
+"""Student mass outside a teacher's stored entries below which its shape is lost to underflow in float32."""
+
+_FLAT = 50.0
+# Temperatures above this would give exp(LOG_ZERO / T) mass that is worth hiding.
+
+
+def add_dense(
+    pool: Float[Tensor, "R V"],
+    teacher: Dense,
+    log_weight: Float[Tensor, " R"],
+    *,
+    temperature: float,
+    work: Float[Tensor, "R V"],
+) -> None:
+    """Add ``w p^(1/T) / sum p^(1/T)`` to ``pool``; ``work`` is overwritten."""
+    logprobs = teacher.logprobs
+    if temperature == 1 and logprobs.dtype == work.dtype:
+        torch.exp(logprobs, out=work)
+    else:
+        work.copy_(logprobs)
+        if temperature > _FLAT:
+            work.masked_fill_(logprobs <= numerics.LOG_ZERO, -torch.inf)
+        if temperature != 1:
+            work.mul_(1 / temperature)
+        if temperature < 1:
+            # Sharpening may push even the largest entry below what exp can hold.
+            work.sub_(work.amax(dim=-1, keepdim=True))
+        work.exp_()
+    factor = log_weight.exp() / work.sum(dim=-1)
+    pool.addcmul_(work, factor.unsqueeze(-1))
+
+
+def add_topk(
+    pool: Float[Tensor, "R V"], teacher: TopK, log_weight: Float[Tensor, " R"], student: StudentRows, *,
+    temperature: float, tail: Tail,
+) -> Bool[Tensor, " R"]:
+    """Add a top-k teacher, softened as a whole, to ``pool``; return the rows where its tail's shape underflowed.
+
+    The tail goes to all entries at once and what it did to the stored ones is taken back by writing them anew:
+    exact, where subtracting it again would not be.
+    """
+    ids, stored = _without_gaps(teacher)
+    has_tail = (teacher.log_tail > numerics.LOG_ZERO) & (teacher.n_used < teacher.n_entries)
+    if tail == "even":
+        lost = torch.zeros_like(has_tail)
+        log_each = teacher.log_tail_share() / temperature
+        log_tail = log_each + (teacher.n_entries - teacher.n_used).clamp_min(1).to(log_each.dtype).log()
+    else:
+        log_each, log_tail, lost = _shaped_tail(teacher, ids, student, temperature=temperature)
+        lost = lost & has_tail
+    log_each = log_each.masked_fill(~has_tail, -torch.inf)
+    log_tail = log_tail.masked_fill(~has_tail, -torch.inf)
+    kept = (stored / temperature).masked_fill(stored <= numerics.LOG_ZERO, -torch.inf)
+    used = teacher.ids >= 0
+    log_norm = torch.cat([kept.masked_fill(~used, -torch.inf), log_tail.unsqueeze(-1)], dim=-1).logsumexp(dim=-1)
+    offset = (log_weight - log_norm).unsqueeze(-1)
+    before = pool.gather(-1, ids)
+    each = (log_each.unsqueeze(-1) + offset).exp()
+    if tail == "even":
+        pool.add_(each)
+    else:
+        pool.addcmul_(student.probs, each)
+    after = torch.where(used.any(dim=-1, keepdim=True), before + (kept + offset).exp(), pool.gather(-1, ids))
+    pool.scatter_(-1, ids, after)
+    return lost
+
+
+def _without_gaps(teacher: TopK) -> tuple[Int[Tensor, "R S"], Float[Tensor, "R S"]]:
+    """Point unused slots at the first used one, with its value, so that writing them changes nothing."""
+    used = teacher.ids >= 0
+    first = used.to(torch.int8).argmax(dim=-1, keepdim=True)
+    ids = torch.where(used, teacher.ids, teacher.ids.gather(-1, first)).clamp_min(0).long()
+    return ids, torch.where(used, teacher.logprobs, teacher.logprobs.gather(-1, first))
+
+
+def _shaped_tail(
+    teacher: TopK, ids: Tensor, student: StudentRows, *, temperature: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the factor on the student's probabilities, the tail it makes (logs, not normalised), and lost rows.
+
+    At ``T = 1`` an unstored entry has ``tail / left`` times the student's probability, with ``left`` the student's
+    own mass there; softening raises that to ``1/T``.
+    """
+    any_used = (teacher.ids >= 0).any(dim=-1)
+    left = _mass_outside(student.probs, ids, any_used)
+    if temperature == 1:
+        left_plain = left
+    else:
+        assert student.plain is not None, "the student was read without its plain probabilities"
+        left_plain = _mass_outside(student.plain, ids, any_used)
+    lost = (left < LEAST_MASS) | (left_plain < LEAST_MASS)
+    log_each = (teacher.log_tail - left_plain.log()) / temperature + student.bridge.squeeze(-1)
+    log_each = log_each.masked_fill(lost, -torch.inf)
+    return log_each, (log_each + left.log()).masked_fill(lost, -torch.inf), lost
+
+
+def _mass_outside(probs: Tensor, ids: Tensor, any_used: Tensor) -> Tensor:
+    """Sum each row without the given entries: set to 0 for the sum and put back, for 1 - (their sum) would cancel."""
+    kept = probs.gather(-1, ids)
+    probs.scatter_(-1, ids, torch.where(any_used.unsqueeze(-1), 0, kept))
+    mass = probs.sum(dim=-1)
+    probs.scatter_(-1, ids, kept)
+    return mass

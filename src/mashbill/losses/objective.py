@@ -1,0 +1,91 @@
+"""What is minimised, as one value, and what a call returns."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from mashbill.losses import divergence
+from mashbill.shapes import Float, Tensor
+
+DivergenceName = Literal["forward_kl", "reverse_kl", "js"]
+PoolName = Literal["linear", "log_linear"]
+Tail = Literal["student", "even"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The options of a distillation loss: ``(1 - c) T^2 D(q_T, p_{S,T}) + c CE`` at each position.
+
+    Teachers are softened first and pooled afterwards; only the log-linear pool would not care.
+
+    Attributes:
+        divergence: ``D``.
+        beta: Middle of the Jensen-Shannon divergence; 0 is the forward KL, 1 the reverse KL.
+        temperature: ``T`` of teachers and student in the divergence; the cross-entropy is at ``T = 1``.
+        pool: How the teachers become one target ``q``.
+        tail: Shape of the mass that a top-k teacher did not store: the student's own (so that only the size of the
+            tail teaches), or even.
+        cross_entropy: ``c``, the share of the cross-entropy against labels, a probability.
+        scale: Factor on the whole, usually 1 over the number of positions of the global batch. Given here it costs
+            nothing; as a factor on the result it costs a second gradient in memory.
+
+    Raises:
+        ValueError: An option is outside its range.
+    """
+
+    divergence: DivergenceName = "forward_kl"
+    beta: float = 0.5
+    temperature: float = 1.0
+    pool: PoolName = "linear"
+    tail: Tail = "student"
+    cross_entropy: float = 0.0
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, legal in (("divergence", DivergenceName), ("pool", PoolName), ("tail", Tail)):
+            if getattr(self, name) not in get_args(legal):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(get_args(legal))}")
+        if not 0 < self.temperature < float("inf"):
+            raise ValueError(f"temperature={self.temperature!r} must be positive and finite")
+        if not 0 <= self.cross_entropy <= 1:
+            raise ValueError(f"cross_entropy={self.cross_entropy!r} is a share and must lie in [0, 1]")
+        if not 0 <= self.beta <= 1:
+            raise ValueError(f"beta={self.beta!r} must lie in [0, 1]: 0 is the forward KL, 1 the reverse KL")
+
+    @property
+    def kind(self) -> DivergenceName:
+        """The divergence to compute, with the ends of ``beta`` resolved."""
+        if self.divergence == "js" and self.beta in (0, 1):
+            return "forward_kl" if self.beta == 0 else "reverse_kl"
+        return self.divergence
+
+    @property
+    def divergence_weight(self) -> float:
+        """Factor on the divergence: ``(1 - c) T^2`` times ``scale``."""
+        return (1 - self.cross_entropy) * self.temperature**2 * self.scale
+
+    @property
+    def cross_entropy_weight(self) -> float:
+        """Factor on the cross-entropy: ``c`` times ``scale``."""
+        return self.cross_entropy * self.scale
+
+    def distance(self, target: Float[Tensor, "*batch V"], student: Float[Tensor, "*batch V"]) -> Tensor:
+        """Return the plain divergence of log-probabilities, nats, one a position."""
+        if self.kind == "js":
+            return divergence.js(target, student, beta=self.beta)
+        return (divergence.forward_kl if self.kind == "forward_kl" else divergence.reverse_kl)(target, student)
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """A loss and what it is made of.
+
+    Attributes:
+        total: Scalar with gradient: ``scale`` times the *sum* over positions that count of
+            ``(1 - c) T^2 D + c CE``. Sums add up over micro-batches and processes; means do not.
+        divergence: ``D`` at each position in nats, without ``T^2``; 0 where masked. No gradient.
+        cross_entropy: Cross-entropy at each position in nats; 0 where masked or without a label. No gradient.
+    """
+
+    total: Float[Tensor, ""]
+    divergence: Float[Tensor, "B T"]
+    cross_entropy: Float[Tensor, "B T"]
