@@ -16,7 +16,7 @@ ALL = "all"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One example; what the data does not say is ``""``, ``()`` or False.
+    """One example; what the data does not say is None, ``()`` or False.
 
     Attributes:
         id: Stable and unique within its file: the id column, or ``<file stem>:<row number>``.
@@ -24,7 +24,7 @@ class Row:
         messages: ``{"role": ..., "content": ...}`` of the format ``messages``; the chat template renders them later.
         prompt: Of the format ``prompt_completion``; not trained on.
         completion: What follows the prompt.
-        label: Name of the class; ``""`` if unknown.
+        label: Name of the class.
         task: Name of the task.
         context: Deployment context, the context columns joined with ``/``.
         features: Numeric context features, all finite.
@@ -33,15 +33,15 @@ class Row:
     """
 
     id: str
-    text: str = ""
-    messages: tuple[Mapping[str, str], ...] = ()
-    prompt: str = ""
-    completion: str = ""
-    label: str = ""
+    text: str | None = None
+    messages: tuple[Mapping[str, str], ...] | None = None
+    prompt: str | None = None
+    completion: str | None = None
+    label: str | None = None
     task: str = ALL
     context: str = ALL
     features: tuple[float, ...] = ()
-    teacher: str = ""
+    teacher: str | None = None
     critical: bool = False
 
 
@@ -132,7 +132,7 @@ def _row(reader: "_Reader", data: Data, default_id: str, critical_labels: Collec
         task=ALL if data.task_column is None else reader.required_name(data.task_column),
         context=_context(reader, data.context_columns),
         features=tuple(reader.number(column) for column in data.feature_columns),
-        teacher="" if data.teacher_column is None else reader.name(data.teacher_column),
+        teacher=None if data.teacher_column is None else reader.name(data.teacher_column),
         critical=label in critical_labels or (data.critical_column is not None and reader.flag(data.critical_column)),
     )
 
@@ -191,11 +191,11 @@ class _Reader:
         _check_encodable(column, value)
         return value
 
-    def name(self, column: str) -> str:
-        """Return a name, ``""`` if there is none; whole numbers are names too."""
+    def name(self, column: str) -> str | None:
+        """Return a name, None if there is none; whole numbers are names too."""
         value = self.record.get(column)
         if value is None or value == "":
-            return ""
+            return None
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise _BadValueError(f"column `{column}` must be text, not {_kind(value)}")
         name = str(value)
@@ -206,7 +206,7 @@ class _Reader:
 
     def required_name(self, column: str) -> str:
         name = self.name(column)
-        if not name:
+        if name is None:
             raise _BadValueError(f"column `{column}` is empty")
         return name
 
