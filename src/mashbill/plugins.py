@@ -22,6 +22,7 @@ Kind = Literal["weights", "teachers", "students"]
 """What a plug-in can provide: a weight rule, a callable teacher, a student architecture."""
 
 _given: dict[str, dict[str, Callable[..., Any]]] = {}
+_added: list[str] = []
 
 
 def add_module(module_name: str) -> None:
@@ -57,6 +58,12 @@ def add_module(module_name: str) -> None:
                 help=f"it maps {', '.join(get_args(Kind))} to mappings from names to classes or functions",
             )
         _given.setdefault(kind, {}).update(things)
+    _added.append(module_name)
+
+
+def added() -> tuple[str, ...]:
+    """Return the modules given so far: what another process has to add to know the same names."""
+    return tuple(dict.fromkeys(_added))
 
 
 def names(kind: Kind) -> list[str]:
