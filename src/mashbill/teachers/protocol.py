@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from mashbill.distributions.dense import Dense
 from mashbill.distributions.statistics import Statistics
@@ -40,6 +40,7 @@ class Scored:
     statistics: Statistics
 
 
+@runtime_checkable
 class Teacher(Protocol):
     """Anything that gives a distribution over the student's vocabulary at each position."""
 
@@ -58,11 +59,15 @@ class Teacher(Protocol):
         ...
 
 
+@runtime_checkable
 class CallableTeacher(Protocol):
     """What a plug-in teacher provides: probabilities over labels of its own.
 
     ``labels`` may be larger than, smaller than or just different from the student's label set. A reply may list any
     part of them: missing mass is missing knowledge, not probability zero.
+
+    A plug-in may also have ``version``, a text that changes whenever its answers do (the version of the library or
+    the sha256 of the model behind it); stored answers of another version are not reused.
     """
 
     labels: Sequence[str]

@@ -1,0 +1,84 @@
+"""Opening what lies in a model folder, through ``transformers``, without network and without foreign code."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+
+from mashbill.errors import TeacherError
+from mashbill.shapes import Int, Tensor
+from mashbill.teachers.folder import ModelFolder
+
+DType = Literal["float32", "bfloat16", "float16"]
+
+
+def open_tokenizer(folder: ModelFolder, *, teacher_id: str) -> Any:
+    """Return the folder's tokenizer.
+
+    Raises:
+        TeacherError: It cannot be opened.
+    """
+    return _from_pretrained("AutoTokenizer", folder, teacher_id)
+
+
+def open_model(auto_class: str, folder: ModelFolder, *, teacher_id: str, dtype: DType, device: str) -> Any:
+    """Return the folder's model, ready to answer: evaluation mode, no gradients.
+
+    Raises:
+        TeacherError: It cannot be opened, or its files lack some of its weights.
+    """
+    safely = {} if folder.gguf_file else {"use_safetensors": True}
+    model, report = _from_pretrained(
+        auto_class, folder, teacher_id, dtype=getattr(torch, dtype), output_loading_info=True, **safely
+    )
+    if missing := sorted(report["missing_keys"]):
+        raise TeacherError(
+            f"the weights of teacher `{teacher_id}` are incomplete: {len(missing)} tensors are missing "
+            f"(first: {missing[0]})",
+            where=f"teachers.{teacher_id} ({folder.path})",
+            why="a teacher with random weights would teach noise",
+            help=f"the folder must hold a whole model for {auto_class.removeprefix('Auto')}",
+        )
+    return model.to(device).eval().requires_grad_(requires_grad=False)
+
+
+def by_length(lengths: Int[Tensor, " B"], batch_size: int) -> Iterator[Int[Tensor, " b"]]:
+    """Yield row indices in groups of similar length, longest first; rows of length 0 take no part.
+
+    The longest go first so that memory runs out at once or not at all.
+    """
+    order = lengths.argsort(descending=True, stable=True)
+    asked = order[: int((lengths > 0).sum())]
+    if len(asked):  # split() gives one empty group of nothing
+        yield from asked.split(batch_size)
+
+
+def _from_pretrained(auto_class: str, folder: ModelFolder, teacher_id: str, **options: Any) -> Any:
+    import transformers  # takes seconds, and only a local model needs it
+
+    if folder.gguf_file is not None:
+        options["gguf_file"] = folder.gguf_file
+    try:
+        with _quiet(transformers.utils.logging):
+            return getattr(transformers, auto_class).from_pretrained(
+                folder.path, local_files_only=True, trust_remote_code=False, **options
+            )
+    except Exception as error:  # transformers raises whatever its parts raise
+        raise TeacherError(
+            f"teacher `{teacher_id}` cannot be opened: {type(error).__name__}: {error}",
+            where=f"teachers.{teacher_id} ({folder.path})",
+            help=f"check that transformers.{auto_class}.from_pretrained opens this folder",
+        ) from error
+
+
+@contextmanager
+def _quiet(logging: Any) -> Iterator[None]:
+    """Switch progress bars off for a while; the command draws its own."""
+    was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            logging.enable_progress_bar()

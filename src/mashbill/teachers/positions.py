@@ -1,0 +1,128 @@
+"""From logits at some positions to distributions and statistics at all of them, in bounded memory."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+
+from mashbill import numerics
+from mashbill.distributions.dense import Dense
+from mashbill.distributions.statistics import Statistics, measure
+from mashbill.distributions.topk import TopK
+from mashbill.errors import TeacherError
+from mashbill.shapes import Bool, Float, Int, Tensor
+from mashbill.teachers.protocol import Inputs, Scored
+from mashbill.teachers.vocabulary import Vocabulary
+
+CHUNK_ENTRIES = 2**22
+"""Float32 log-probabilities that exist at once, 16 MiB of them; a whole position at least."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """How a teacher's output columns become the student's ``V`` entries.
+
+    Columns of ids that the student does not have get no mass; they go before anything is normalised.
+
+    Attributes:
+        n_entries: ``V``.
+        absent: Entries that stand for no token of the student.
+    """
+
+    n_entries: int
+    absent: Bool[Tensor, " V"]
+
+    @classmethod
+    def of(cls, student: Vocabulary) -> "Columns":
+        """Take the student's entries."""
+        absent = torch.ones(len(student), dtype=torch.bool)
+        absent[torch.tensor(sorted(student.tokens), dtype=torch.long)] = False
+        return cls(len(student), absent)
+
+    def select(self, logits: Float[Tensor, "P _"]) -> Float[Tensor, "P V"]:
+        """Return the student's columns; ``-inf`` where the student has no token."""
+        chosen = logits[:, : self.n_entries]
+        chosen = torch.nn.functional.pad(chosen, (0, self.n_entries - chosen.shape[1]), value=-torch.inf)
+        return chosen.masked_fill(self.absent.to(logits.device), -torch.inf)
+
+
+def score_logits(
+    logits: Float[Tensor, "P _"], labels: Int[Tensor, " P"], columns: Columns, *, top_k: int | None
+) -> Scored:
+    """Normalise, measure and cut logits, a few positions at a time.
+
+    The statistics are those of the full distribution, whatever ``top_k`` keeps of it.
+
+    Returns:
+        Distributions and statistics ``[P]`` on the CPU. A position whose logits are no numbers has NaN entropy.
+    """
+    n_each = max(1, CHUNK_ENTRIES // columns.n_entries)
+    parts = []
+    for start in range(0, len(logits), n_each):
+        whole = Dense(numerics.log_softmax(columns.select(logits[start : start + n_each])))
+        statistics = measure(whole, labels=labels[start : start + n_each].to(logits.device))
+        kept = whole if top_k is None or top_k >= columns.n_entries else TopK.from_logprobs(whole.logprobs, k=top_k)
+        parts.append(Scored(_moved(kept), statistics.to("cpu")))
+    return joined(parts)
+
+
+def joined(parts: Sequence[Scored]) -> Scored:
+    """Put answers for different positions one after the other; they store equally many entries."""
+    statistics = Statistics(
+        **{f.name: torch.cat([getattr(part.statistics, f.name) for part in parts]) for f in fields(Statistics)}
+    )
+    each = [part.distribution for part in parts]
+    tensors = ("logprobs",) if isinstance(each[0], Dense) else ("ids", "logprobs", "log_tail")
+    whole = {name: torch.cat([getattr(one, name) for one in each]) for name in tensors}
+    return Scored(replace(each[0], **whole), statistics)
+
+
+def spread(flat: Scored, where: Int[Tensor, " P"], shape: tuple[int, int]) -> Scored:
+    """Lay flat answers out as ``[B T]``; all other positions hold the uniform distribution.
+
+    Args:
+        flat: Answers ``[P]``.
+        where: Place ``b * T + t`` of each.
+        shape: ``B`` and ``T``.
+    """
+
+    def lay(values: Tensor, fill: int | float) -> Tensor:
+        out = values.new_full((shape[0] * shape[1], *values.shape[1:]), fill)
+        return out.index_copy(0, where, values).unflatten(0, shape)
+
+    n = flat.distribution.n_entries
+    even = {"entropy": math.log(n), "gini": 1 - 1 / n, "margin": 0.0, "max_logprob": -math.log(n)}
+    even |= {"label_logprob": math.nan, "class_mass": 0.0}
+    statistics = Statistics(**{name: lay(getattr(flat.statistics, name), fill) for name, fill in even.items()})
+    one = flat.distribution
+    if isinstance(one, Dense):
+        return Scored(Dense(lay(one.logprobs, -math.log(n))), statistics)
+    ids, logprobs, log_tail = lay(one.ids, -1), lay(one.logprobs, numerics.LOG_ZERO), lay(one.log_tail, 0.0)
+    return Scored(TopK(ids, logprobs, log_tail, n), statistics)
+
+
+def require_numbers(scored: Scored, inputs: Inputs, *, teacher_id: str) -> None:
+    """Refuse an answer that is not a number, naming row and position.
+
+    Raises:
+        TeacherError: A distribution holds NaN.
+    """
+    broken = scored.statistics.entropy.isnan() | scored.statistics.max_logprob.isnan()
+    if not bool(broken.any()):
+        return
+    row, position = (int(at) for at in broken.nonzero()[0])
+    raise TeacherError(
+        f"teacher `{teacher_id}` gave logits that are not numbers",
+        where=f"row `{inputs.row_ids[row]}`, position {position}",
+        why="NaN or infinite logits are no distribution; nothing was trained on them",
+        help="check the teacher's weights, or load it with dtype float32 if it runs in float16",
+    )
+
+
+def _moved(distribution: Dense | TopK) -> Dense | TopK:
+    if isinstance(distribution, Dense):
+        return Dense(distribution.logprobs.cpu())
+    return TopK(
+        distribution.ids.cpu(), distribution.logprobs.cpu(), distribution.log_tail.cpu(), distribution.n_entries
+    )
