@@ -1,7 +1,6 @@
 """A distribution known only by its top entries and the mass of everything else."""
 
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 
@@ -30,7 +29,7 @@ class TopK:
     n_entries: int
 
     @classmethod
-    def from_logprobs(cls, logprobs: Float[Tensor, "*batch V"], *, k: int) -> Self:
+    def from_logprobs(cls, logprobs: Float[Tensor, "*batch V"], *, k: int) -> "TopK":
         """Keep the ``k`` largest entries of dense log-probabilities; the tail is the mass of all others.
 
         Raises:
