@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import torch
+
 from mashbill import numerics
 from mashbill.shapes import Float, Int, Tensor
 

@@ -113,7 +113,7 @@ def measure_logits(
         for start in range(0, max(len(rows), 1), n_each)
     ]
     whole = {f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Statistics)}
-    return Statistics(**{name: values.reshape(*batch, *values.shape[1:]) for name, values in whole.items()})
+    return Statistics(**{name: values.reshape((*batch, *values.shape[1:])) for name, values in whole.items()})
 
 
 def _entries(distribution: Dense | TopK) -> tuple[Tensor, Tensor]:
