@@ -54,7 +54,7 @@ class Evidence:
         """Return a measured score, teachers by tasks or by contexts.
 
         Raises:
-            ValueError: The evidence carries no such score.
+            ValueError: The evidence carries no such score, or a teacher was not measured on some task or context.
         """
         table = self.scores.get(by, {})
         if measure not in table:
@@ -62,7 +62,16 @@ class Evidence:
                 f"measure={measure!r} by {by} is not in the evidence (has {sorted(table)}); "
                 "run `mashbill scorecard` on a labelled sample first"
             )
-        return table[measure]
+        found = table[measure]
+        # Scores live on the CPU as a rule; looking at them elsewhere would make the step wait for the device.
+        if found.device.type == "cpu" and not bool(found.isfinite().all()):
+            teacher, column = (int(i) for i in (~found.isfinite()).nonzero()[0])
+            names = self.tasks if by == "task" else self.contexts
+            raise ValueError(
+                f"measure={measure!r} of teacher {self.teachers[teacher]!r} on {by} {names[column]!r} was not measured; add "
+                f"rows of that {by} to the scorecard sample"
+            )
+        return found
 
     @classmethod
     def plain(cls, teachers: tuple[str, ...], statistics: Statistics, *, n_entries: int) -> "Evidence":
@@ -107,6 +116,8 @@ class Declared:
         lipschitz: Constant of weights in the sup norm against ``metric``; None if there is none.
         metric: The input and norm in which ``lipschitz`` is stated, e.g. ``"teacher logits, sup"``.
         source: Where it is proved.
+        score_lipschitz: Constant of the log-weights up to a number common to all teachers, in the same metric; None
+            if there is none of its own (``lipschitz / lowest`` then bounds it). Products add these.
     """
 
     lowest: float
@@ -114,3 +125,4 @@ class Declared:
     lipschitz: float | None
     metric: str
     source: str
+    score_lipschitz: float | None = None

@@ -1,0 +1,21 @@
+"""Aggregators: ``K`` distributions and their weights become one distribution, the target of the student.
+
+=============  =================================  ==========================================================
+pool           unnormalised                       kept
+=============  =================================  ==========================================================
+`linear`       ``sum_k w_k p_k``                  convexity, best-teacher regret, unsafe mass at most the worst
+`log_linear`   ``prod_k p_k^w_k``                 softening by a temperature, before or after
+`power`        ``(sum_k w_k p_k^r)^(1/r)``        between: ``r = 1`` linear, ``r -> 0`` log-linear
+=============  =================================  ==========================================================
+
+No pool can keep both convexity and softening for two teachers in general position. Zeros are ``LOG_ZERO``: see each
+pool for what a zero of one teacher does to the others.
+"""
+
+import lazy_loader
+
+# Files are named after the mean, functions after the pool: a module never hides the function of its own name.
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={"arithmetic": ["linear"], "geometric": ["log_linear"], "power_mean": ["power"]},
+)

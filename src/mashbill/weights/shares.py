@@ -1,0 +1,61 @@
+"""Weights that a user writes down: shares of teachers by name, checked where they enter."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+Shares = Mapping[str, float]
+"""``{teacher id: weight}``, non-negative, summing to 1."""
+
+
+def require_shares(shares: object, *, argument: str) -> None:
+    """Raise ``ValueError`` unless ``shares`` maps names to non-negative numbers that sum to 1 within 1e-6."""
+    if not isinstance(shares, Mapping) or not shares:
+        raise ValueError(f"{argument}={shares!r} must map each teacher id to its weight")
+    for name, share in shares.items():
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise ValueError(f"{argument}[{name!r}]={share!r} must be a weight between 0 and 1")
+    total = math.fsum(shares.values())
+    if abs(total - 1) > 1e-6:
+        raise ValueError(
+            f"{argument}={dict(shares)!r} sum to {total:.6g}, but must sum to 1 within 1e-6; divide each by {total:.6g}"
+        )
+
+
+def require_names(given: Mapping[str, object], known: Sequence[str], *, argument: str, kind: str) -> None:
+    """Raise ``ValueError`` unless the keys of ``given`` are exactly the known names; names what differs.
+
+    Args:
+        given: What the user wrote, by name.
+        known: The names that exist.
+        argument: The option's name, for the message.
+        kind: What the names stand for, e.g. ``"teacher"``.
+    """
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise ValueError(f"{argument} names {kind} {unknown[0]!r}, which does not exist; there are {', '.join(known)}")
+    missing = [name for name in known if name not in given]
+    if missing:
+        raise ValueError(f"{argument} says nothing about {kind} {missing[0]!r}; add it")
+
+
+def in_order(shares: Shares, teachers: Sequence[str], *, argument: str) -> list[float]:
+    """Return the weights in the teachers' order.
+
+    Raises:
+        ValueError: The names are not the teachers'.
+    """
+    require_names(shares, teachers, argument=argument, kind="teacher")
+    return [float(shares[teacher]) for teacher in teachers]
+
+
+def extremes(each: Sequence[Shares], *, n_teachers: int, argument: str) -> tuple[float, float]:
+    """Return the least and largest weight in any of the mappings.
+
+    Raises:
+        ValueError: A mapping does not have ``n_teachers`` entries.
+    """
+    for shares in each:
+        if len(shares) != n_teachers:
+            raise ValueError(f"{argument} weighs {len(shares)} teachers, but n_teachers={n_teachers}; list each once")
+    values = [float(share) for shares in each for share in shares.values()]
+    return min(values), max(values)
