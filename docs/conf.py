@@ -22,12 +22,13 @@ myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "show-inheritance": False}
+autodoc_default_options = {"members": True}
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True  # attributes of a dataclass are described once, in its docstring
+napoleon_attr_annotations = False  # types are in the signature; as text, `*batch` would be markup
 napoleon_use_rtype = False
 
 # Examples in docstrings run in the test suite, where they see their own module; here only the pages' own examples run.

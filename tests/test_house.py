@@ -3,12 +3,15 @@
 import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import jaxtyping
 import pytest
 import torch
 
+import mashbill
 from mashbill import numerics
 from mashbill.distributions import TopK
 
@@ -126,7 +129,72 @@ def test_the_word_check_sees(line: str, tmp_path: Path) -> None:
     assert len(offences([file], BANNED_TEXT)) == 1
 
 
-@pytest.mark.parametrize("module", ["mashbill", "mashbill.train.recipe", "mashbill.errors", "mashbill.plugins"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "mashbill",
+        "mashbill.errors",
+        "mashbill.plugins",
+        "mashbill.train.recipe",
+        "mashbill.train.loading",
+        "mashbill.train.data",
+        "mashbill.weights.scorecard",
+        "mashbill.cli.app",
+    ],
+)
 def test_import_stays_without_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def pins(name: str) -> dict[str, str]:
+    """Return ``{package: version}`` of one requirements file, names as registries normalise them."""
+    lines = (ROOT / "requirements" / name).read_text(encoding="utf-8").splitlines()
+    found = [re.fullmatch(r"([\w.-]+)(?:\[\w,]+)?==(\S+)", line.strip()) for line in lines]
+    return {normal(match[1]): match[2] for match in found if match}
+
+
+def normal(name: str) -> str:
+    """Return a package name as registries compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_every_requirement_is_an_exact_pin() -> None:
+    for file in sorted((ROOT / "requirements").glob("*.txt")):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            assert re.match(r"#|-[rc] \S+\.txt$|[\w.\[\]-]+==\S+$|$", line), f"{file.name}: {line}"
+
+
+def test_every_dependency_of_the_package_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = {normal(re.split(r"[\[<>=~! ]", dependency)[0]) for dependency in project["dependencies"]}
+    assert needed - set(pins("core.txt")) - set(pins("torch.txt")) == set()
+
+
+def test_the_lock_agrees_with_the_pins() -> None:
+    locked = pins("lock.txt")
+    for name in ("core.txt", "demo.txt", "dev.txt"):
+        assert {package: locked.get(package) for package in pins(name)} == pins(name)
+
+
+def test_the_version_is_said_once() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["version"] == mashbill.__version__
+
+
+@pytest.mark.parametrize("kind", ["weights", "teachers", "students"])
+def test_every_entry_point_of_the_package_loads(kind: str) -> None:
+    own = [point for point in entry_points(group=f"mashbill.{kind}") if point.value.startswith("mashbill.")]
+    assert all(callable(point.load()) for point in own)
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "VIOLATIONS.md"])
+def test_links_between_files_lead_somewhere(page: str) -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text(encoding="utf-8"))
+    assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
+
+
+def test_the_licence_is_whole() -> None:
+    text = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    for part in ("Apache License", "Version 2.0, January 2004", "9. Accepting Warranty", "END OF TERMS AND CONDITIONS"):
+        assert part in text

@@ -74,7 +74,7 @@ def recipe_page(schema: Mapping[str, Any], descriptions: Mapping[str, Mapping[st
             raise ExtensionError(
                 f"recipe_keys.yaml, {name}: {set(keys) ^ (set(told) - {'_where'})} differ from the code"
             )
-        yield f"\n### {told['_where']}\n\n{section.get('description', '').strip()}\n\n"
+        yield f"\n## {told['_where']}\n\n{section.get('description', '').strip()}\n\n"
         yield "| key | value | default | meaning |\n|---|---|---|---|\n"
         for key, value in keys.items():
             default = "**required**" if key in section.get("required", []) else shown_default(value.get("default"))
@@ -152,7 +152,7 @@ def rules_page() -> Iterator[str]:
         yield f"| `{point.name}` | {getattr(rule, 'scale', 'any')} | {needs} | {options_of(rule)} |\n"
     for point, rule in rules:
         directive = f".. autoclass:: {path_of(point, rule)}\n   :noindex:\n   :no-members:"
-        yield f"\n### {point.name}\n\n```{{eval-rst}}\n{directive}\n```\n"
+        yield f"\n## {point.name}\n\n```{{eval-rst}}\n{directive}\n```\n"
 
 
 def options_of(rule: Any) -> str:
@@ -190,7 +190,7 @@ def command_page() -> Iterator[str]:
     for name, command in group.commands.items():
         if command.hidden:
             continue
-        yield f"\n### mashbill {name}\n\n{inspect.cleandoc(command.help or '')}\n\n"
+        yield f"\n## mashbill {name}\n\n{inspect.cleandoc(command.help or '')}\n\n"
         yield "| | meaning |\n|---|---|\n"
         for parameter in command.params:
             words = parameter.opts + parameter.secondary_opts
