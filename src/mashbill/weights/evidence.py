@@ -68,8 +68,8 @@ class Evidence:
             teacher, column = (int(i) for i in (~found.isfinite()).nonzero()[0])
             names = self.tasks if by == "task" else self.contexts
             raise ValueError(
-                f"measure={measure!r} of teacher {self.teachers[teacher]!r} on {by} {names[column]!r} was not measured; add "
-                f"rows of that {by} to the scorecard sample"
+                f"measure={measure!r} of teacher {self.teachers[teacher]!r} on {by} {names[column]!r} was not "
+                f"measured; add rows of that {by} to the scorecard sample"
             )
         return found
 
