@@ -148,11 +148,20 @@ def rules_page() -> Iterator[str]:
     rules = [(point, point.load()) for point in sorted(own, key=lambda point: point.name)]
     yield "| `rule:` | scale | reads | options |\n|---|---|---|---|\n"
     for point, rule in rules:
-        needs = ", ".join(f"`{need}`" for need in sorted(getattr(rule, "needs", ()))) or "nothing"
-        yield f"| `{point.name}` | {getattr(rule, 'scale', 'any')} | {needs} | {options_of(rule)} |\n"
+        yield f"| `{point.name}` | {told(rule, 'scale', 'any')} | {told(rule, 'needs', '')} | {options_of(rule)} |\n"
     for point, rule in rules:
-        directive = f".. autoclass:: {path_of(point, rule)}\n   :noindex:\n   :no-members:"
+        directive = f".. autoclass:: {path_of(point, rule)}\n   :no-index:\n   :no-members:"
         yield f"\n## {point.name}\n\n```{{eval-rst}}\n{directive}\n```\n"
+
+
+def told(rule: Any, name: str, default: str) -> str:
+    """Return what a rule says about itself; where that depends on its options, the property's own words."""
+    value = getattr(rule, name, default)
+    if isinstance(value, property):
+        return escape((value.__doc__ or "").replace("``", "`"))
+    if isinstance(value, frozenset):
+        return ", ".join(f"`{need}`" for need in sorted(value)) or "nothing"
+    return str(value)
 
 
 def options_of(rule: Any) -> str:
