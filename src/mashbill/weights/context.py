@@ -12,7 +12,7 @@ from mashbill import numerics
 from mashbill.shapes import Float, LogWeights, Tensor
 from mashbill.weights.evidence import Declared, Evidence
 from mashbill.weights.order import order_of
-from mashbill.weights.shares import Shares, extremes, in_order, require_names, require_shares
+from mashbill.weights.shares import Shares, extremes, for_each, in_order, require_all, require_known, require_shares
 from mashbill.weights.simplex import log_normalise
 from mashbill.weights.task import require_score_options
 from mashbill.weights.token import softmax_range
@@ -77,7 +77,7 @@ class RankedSafety:
         """Return a score for each teacher, context by context."""
         n_teachers = evidence.n_teachers
         if self.safety is not None:
-            require_names(self.safety, evidence.teachers, argument="safety", kind="teacher")
+            require_all(self.safety, evidence.teachers, argument="safety", kind="teacher")
             return [tuple(float(self.safety[teacher]) for teacher in evidence.teachers)] * len(evidence.contexts)
         return [order_of(n_teachers, evidence.orders.get(name, ())).copeland() for name in evidence.contexts]
 
@@ -103,14 +103,15 @@ class PartitionOfUnity:
     derivative is a covariance under ``phi``, at most half of one range times half of the other.
 
     Attributes:
-        weights: ``{context: {teacher: weight}}``.
+        weights: ``{context: {teacher: weight}}``. Without anchors, a context that is left out counts all alike; with
+            anchors, both name the same contexts.
         anchors: ``{context: features}``, where in feature space each context is at home.
         radius: Distance over which contexts blend, in the features' unit. Positive.
         temperature: Score difference at which one teacher outweighs another e to 1. Positive.
         measure: ``"accuracy"`` or ``"safety"``.
 
     Raises:
-        ValueError: An attribute is out of range. In a call: a context or teacher is unknown or left out, or the
+        ValueError: An attribute is out of range. In a call: a context or teacher is unknown, a teacher is left out, or the
             evidence has another number of features than the anchors.
 
     Source:
@@ -168,20 +169,16 @@ class PartitionOfUnity:
         """Return the log-weights of each context: of all, or of those with an anchor, in the anchors' order."""
         like = evidence.statistics.entropy
         dtype = numerics.reduction_dtype(like.dtype)
-        if self.anchors is not None:
-            unknown = [name for name in self.anchors if name not in evidence.contexts]
-            if unknown and self.weights is None:
-                raise ValueError(
-                    f"anchors name context {unknown[0]!r}, which has no scores; known: {', '.join(evidence.contexts)}"
-                )
         if self.weights is not None:
-            if self.anchors is None:
-                require_names(self.weights, evidence.contexts, argument="weights", kind="context")
-            names = tuple(self.anchors) if self.anchors is not None else evidence.contexts
-            rows = [in_order(self.weights[name], evidence.teachers, argument="weights") for name in names]
+            if self.anchors is not None:
+                rows = [in_order(self.weights[name], evidence.teachers, argument="weights") for name in self.anchors]
+            else:
+                contexts, teachers = evidence.contexts, evidence.teachers
+                rows = for_each(self.weights, contexts, teachers, argument="weights", kind="context")
             return log_normalise(numerics.log_of(torch.tensor(rows, dtype=dtype, device=like.device)), dim=-1).T
         scores = evidence.score(self.measure, by="context").to(like.device, dtype)
         if self.anchors is not None:
+            require_known(self.anchors, evidence.contexts, argument="anchors", kind="context")
             scores = scores[:, [evidence.contexts.index(name) for name in self.anchors]]
         return log_normalise(scores / self.temperature, dim=0)
 
@@ -207,4 +204,4 @@ def _require_anchors(anchors: Mapping[str, Sequence[float]], weights: Mapping[st
         if not all(isinstance(x, int | float) and math.isfinite(x) for x in anchor):
             raise ValueError(f"anchors[{name!r}]={list(anchor)!r} must be finite numbers")
     if weights is not None:
-        require_names(weights, tuple(anchors), argument="weights", kind="context with an anchor")
+        require_all(weights, tuple(anchors), argument="weights", kind="context with an anchor")

@@ -1,7 +1,7 @@
 """Weights that a user writes down: shares of teachers by name, checked where they enter."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 Shares = Mapping[str, float]
 """``{teacher id: weight}``, non-negative, summing to 1."""
@@ -21,18 +21,24 @@ def require_shares(shares: object, *, argument: str) -> None:
         )
 
 
-def require_names(given: Mapping[str, object], known: Sequence[str], *, argument: str, kind: str) -> None:
-    """Raise ``ValueError`` unless the keys of ``given`` are exactly the known names; names what differs.
+def require_known(given: Iterable[str], known: Sequence[str], *, argument: str, kind: str) -> None:
+    """Raise ``ValueError`` if a name that the user wrote is not one that exists.
 
     Args:
-        given: What the user wrote, by name.
+        given: What the user wrote.
         known: The names that exist.
         argument: The option's name, for the message.
         kind: What the names stand for, e.g. ``"teacher"``.
     """
-    unknown = [name for name in given if name not in known]
-    if unknown:
-        raise ValueError(f"{argument} names {kind} {unknown[0]!r}, which does not exist; there are {', '.join(known)}")
+    for name in given:
+        if name not in known:
+            raise ValueError(f"{argument} names {kind} {name!r}, which does not exist; there are {', '.join(known)}")
+
+
+def require_all(given: Iterable[str], known: Sequence[str], *, argument: str, kind: str) -> None:
+    """Raise ``ValueError`` unless the user wrote exactly the names that exist; arguments as :func:`require_known`."""
+    given = list(given)
+    require_known(given, known, argument=argument, kind=kind)
     missing = [name for name in known if name not in given]
     if missing:
         raise ValueError(f"{argument} says nothing about {kind} {missing[0]!r}; add it")
@@ -44,8 +50,21 @@ def in_order(shares: Shares, teachers: Sequence[str], *, argument: str) -> list[
     Raises:
         ValueError: The names are not the teachers'.
     """
-    require_names(shares, teachers, argument=argument, kind="teacher")
+    require_all(shares, teachers, argument=argument, kind="teacher")
     return [float(shares[teacher]) for teacher in teachers]
+
+
+def for_each(
+    table: Mapping[str, Shares], names: Sequence[str], teachers: Sequence[str], *, argument: str, kind: str
+) -> list[list[float]]:
+    """Return the weights for each name, in the teachers' order; a name that the table leaves out counts all alike.
+
+    Raises:
+        ValueError: The table names what does not exist, or a set does not name exactly the teachers.
+    """
+    require_known(table, names, argument=argument, kind=kind)
+    even = [1 / len(teachers)] * len(teachers)
+    return [in_order(table[name], teachers, argument=argument) if name in table else even for name in names]
 
 
 def extremes(each: Sequence[Shares], *, n_teachers: int, argument: str) -> tuple[float, float]:

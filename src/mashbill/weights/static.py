@@ -10,7 +10,7 @@ import torch
 from mashbill import numerics
 from mashbill.shapes import LogWeights
 from mashbill.weights.evidence import Declared, Evidence, Scale
-from mashbill.weights.shares import Shares, extremes, in_order, require_names, require_shares
+from mashbill.weights.shares import Shares, extremes, for_each, in_order, require_shares
 from mashbill.weights.simplex import log_normalise
 
 
@@ -47,11 +47,12 @@ class Static:
     Range: the least and largest weight written; Lipschitz constant 0 in every continuous input.
 
     Attributes:
-        weights: ``{teacher: weight}``, or ``{task or context: {teacher: weight}}``; each set sums to 1.
+        weights: ``{teacher: weight}``, or ``{task or context: {teacher: weight}}``; each set names every teacher and
+            sums to 1. A task or context that is left out counts all teachers alike.
         by: What selects the set.
 
     Raises:
-        ValueError: A set is not a distribution. In a call: a name does not exist or is left out.
+        ValueError: A set is not a distribution. In a call: a name does not exist, or a teacher is left out.
 
     Source:
         arXiv 2601.17910, Section III.C with constant weights.
@@ -84,22 +85,20 @@ class Static:
     def __call__(self, evidence: Evidence, /) -> LogWeights:
         """Return the logs of the weights, ``[K B 1]``; a weight 0 gives ``LOG_ZERO``."""
         like = evidence.statistics.entropy
-        names, index = self._selection(evidence)
-        sets = [self.weights] if self.by == "all" else [self.weights[name] for name in names]
-        rows = [in_order(one, evidence.teachers, argument="weights") for one in sets]
-        dtype = numerics.reduction_dtype(like.dtype)
-        table = log_normalise(numerics.log_of(torch.tensor(rows, dtype=dtype, device=like.device)), dim=-1)
-        return table[index].T.unsqueeze(-1)
+        if self.by == "all":
+            rows, index = (
+                [in_order(self.weights, evidence.teachers, argument="weights")],
+                torch.zeros_like(evidence.task),
+            )
+        else:
+            is_task = self.by == "task"
+            names, index = (evidence.tasks, evidence.task) if is_task else (evidence.contexts, evidence.context)
+            rows = for_each(self.weights, names, evidence.teachers, argument="weights", kind=self.by)
+        table = torch.tensor(rows, dtype=numerics.reduction_dtype(like.dtype), device=like.device)
+        return log_normalise(numerics.log_of(table), dim=-1)[index].T.unsqueeze(-1)
 
     def declared(self, n_teachers: int) -> Declared:
         """Return the promise: between the least and the largest weight written."""
         sets = [self.weights] if self.by == "all" else list(self.weights.values())
         low, high = extremes(cast(list[Shares], sets), n_teachers=n_teachers, argument="weights")
         return Declared(low, high, 0.0, "any continuous input", "constant by construction", score_lipschitz=0.0)
-
-    def _selection(self, evidence: Evidence):
-        if self.by == "all":
-            return (), torch.zeros_like(evidence.task)
-        names, index = (evidence.tasks, evidence.task) if self.by == "task" else (evidence.contexts, evidence.context)
-        require_names(self.weights, names, argument="weights", kind=self.by)
-        return names, index
