@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mashbill.weights.shares import Number
+
 _SLACK = 1e-9  # K * (1/K) need not be 1 in floating point
 
 
-def check_box(w_min: float, w_max: float) -> None:
+def check_box(w_min: Number, w_max: Number) -> None:
     """Raise ``ValueError`` if no number of teachers could satisfy ``0 <= w_min <= w_max <= 1``."""
     if not 0 <= w_min <= 1:  # also catches NaN
         raise ValueError(f"w_min={w_min!r} must be a probability, between 0 and 1")
@@ -19,7 +21,7 @@ def check_box(w_min: float, w_max: float) -> None:
         raise ValueError(f"w_min={w_min!r} must not exceed w_max={w_max!r}; swap them")
 
 
-def effective_bounds(n_teachers: int, *, w_min: float, w_max: float) -> tuple[float, float]:
+def effective_bounds(n_teachers: int, *, w_min: Number, w_max: Number) -> tuple[float, float]:
     """Return the range that a single weight can really take in the box once the weights sum to 1.
 
     ``[max(w_min, 1 - (K-1) w_max), min(w_max, 1 - (K-1) w_min)]``.
@@ -51,7 +53,7 @@ def effective_bounds(n_teachers: int, *, w_min: float, w_max: float) -> tuple[fl
     return min(low, even), max(high, even)
 
 
-def composed_bounds(ranges: Sequence[tuple[float, float]], *, n_teachers: int) -> tuple[float, float]:
+def composed_bounds(ranges: Sequence[tuple[Number, Number]], *, n_teachers: int) -> tuple[float, float]:
     """Return the exact least and largest weight of ``prod_s w_s / sum_k prod_s w_s`` over boxed scales.
 
     The weight is linear-fractional in each scale, so its extremes are at vertices: at most one entry strictly between

@@ -20,10 +20,11 @@ from mashbill.weights.bounds import check_box
 from mashbill.weights.evidence import Declared, Evidence, WeightOperator
 from mashbill.weights.order import SafetyOrder
 from mashbill.weights.promises import Finish, Guard, composed, declared_of
+from mashbill.weights.shares import Number
 from mashbill.weights.static import Uniform
 
 Order = SafetyOrder | Literal["scorecard"] | None
-Bounds = tuple[float, float] | None
+Bounds = tuple[Number, Number] | None
 SCALES = ("token", "task", "context")
 _GUARDS = {"l2": simplex.project_l2, "squash": simplex.squash}
 
@@ -45,7 +46,7 @@ class Product:
     token: WeightOperator | None
     task: WeightOperator | None
     context: WeightOperator | None
-    temperatures: Mapping[str, float]
+    temperatures: Mapping[str, Number]
     order: Order
     bounds: Bounds
     guard: Guard
@@ -143,7 +144,7 @@ def product(
     token: WeightOperator | None = None,
     task: WeightOperator | None = None,
     context: WeightOperator | None = None,
-    temperatures: Mapping[str, float] | None = None,
+    temperatures: Mapping[str, Number] | None = None,
     order: Order = None,
     bounds: Bounds = None,
     guard: Guard = "kl",

@@ -12,7 +12,16 @@ from mashbill import numerics
 from mashbill.shapes import Float, LogWeights, Tensor
 from mashbill.weights.evidence import Declared, Evidence
 from mashbill.weights.order import order_of
-from mashbill.weights.shares import Shares, extremes, for_each, in_order, require_all, require_known, require_shares
+from mashbill.weights.shares import (
+    Number,
+    Shares,
+    extremes,
+    for_each,
+    in_order,
+    require_all,
+    require_known,
+    require_shares,
+)
 from mashbill.weights.simplex import log_normalise
 from mashbill.weights.task import require_score_options
 from mashbill.weights.token import softmax_range
@@ -43,8 +52,8 @@ class RankedSafety:
     0.25
     """
 
-    spread: float = 0.5
-    safety: Mapping[str, float] | None = None
+    spread: Number = 0.5
+    safety: Mapping[str, Number] | None = None
 
     scale: ClassVar[Literal["context"]] = "context"
 
@@ -73,7 +82,7 @@ class RankedSafety:
         low, high = (1 - spread) / n_teachers, (1 + spread) / n_teachers
         return Declared(low, high, 0.0, "any continuous input", "constant in each context", score_lipschitz=0.0)
 
-    def _scores(self, evidence: Evidence) -> Sequence[Sequence[float]]:
+    def _scores(self, evidence: Evidence) -> Sequence[Sequence[Number]]:
         """Return a score for each teacher, context by context."""
         n_teachers = evidence.n_teachers
         if self.safety is not None:
@@ -81,7 +90,7 @@ class RankedSafety:
             return [tuple(float(self.safety[teacher]) for teacher in evidence.teachers)] * len(evidence.contexts)
         return [order_of(n_teachers, evidence.orders.get(name, ())).copeland() for name in evidence.contexts]
 
-    def _weights(self, scores: Sequence[float]) -> list[float]:
+    def _weights(self, scores: Sequence[Number]) -> list[float]:
         n_teachers = len(scores)
         if n_teachers == 1:
             return [1.0]
@@ -111,17 +120,17 @@ class PartitionOfUnity:
         measure: ``"accuracy"`` or ``"safety"``.
 
     Raises:
-        ValueError: An attribute is out of range. In a call: a context or teacher is unknown, a teacher is left out, or the
-            evidence has another number of features than the anchors.
+        ValueError: An attribute is out of range. In a call: a context or teacher is unknown, a teacher is left out,
+            or the evidence has another number of features than the anchors.
 
     Source:
         arXiv 2601.17910, Theorem V.2, family B (context scale); the Gaussian partition is ours.
     """
 
     weights: Mapping[str, Shares] | None = None
-    anchors: Mapping[str, Sequence[float]] | None = None
-    radius: float = 1.0
-    temperature: float = 0.1
+    anchors: Mapping[str, Sequence[Number]] | None = None
+    radius: Number = 1.0
+    temperature: Number = 0.1
     measure: str = "accuracy"
 
     scale: ClassVar[Literal["context"]] = "context"
@@ -196,7 +205,7 @@ class PartitionOfUnity:
         return log_normalise(-squared / (2 * self.radius**2), dim=-1)
 
 
-def _require_anchors(anchors: Mapping[str, Sequence[float]], weights: Mapping[str, Shares] | None) -> None:
+def _require_anchors(anchors: Mapping[str, Sequence[Number]], weights: Mapping[str, Shares] | None) -> None:
     lengths = {len(anchor) for anchor in anchors.values()}
     if len(lengths) != 1 or 0 in lengths:
         raise ValueError(f"anchors={dict(anchors)!r} must map each context to the same number of features, at least 1")

@@ -11,13 +11,14 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 
 from mashbill import numerics
 from mashbill.shapes import Float, Tensor
 from mashbill.weights import simplex
+from mashbill.weights.shares import Number
 
 _MOST_UPPER_SETS = 256  # every order of 8 teachers has at most 2^8
 
@@ -62,7 +63,7 @@ class SafetyOrder:
         object.__setattr__(self, "_plan", _plan(self.n_teachers, self.closure))
 
     @classmethod
-    def from_scores(cls, scores: Sequence[float]) -> Self:
+    def from_scores(cls, scores: Sequence[Number]) -> "SafetyOrder":
         """Order teachers by score, higher is safer; equal scores impose nothing.
 
         >>> SafetyOrder.from_scores([0.9, 0.5, 0.5]).pairs
@@ -92,9 +93,9 @@ def order_of(n_teachers: int, pairs: tuple[tuple[int, int], ...]) -> SafetyOrder
 def project(
     w: Float[Tensor, "*batch K"],
     *,
-    safety: SafetyOrder | Sequence[float] | Float[Tensor, "*#batch K"],
-    w_min: float = 0.0,
-    w_max: float = 1.0,
+    safety: SafetyOrder | Sequence[Number] | Float[Tensor, "*#batch K"],
+    w_min: Number = 0.0,
+    w_max: Number = 1.0,
     metric: Literal["l2", "kl"] = "l2",
 ) -> Float[Tensor, "*batch K"]:
     """Return the nearest weights that respect the order, the box and sum to 1.
@@ -130,7 +131,7 @@ def project(
 
 def fit(
     values: Float[Tensor, "*batch K"],
-    safety: SafetyOrder | Sequence[float] | Float[Tensor, "*#batch K"],
+    safety: SafetyOrder | Sequence[Number] | Float[Tensor, "*#batch K"],
 ) -> Float[Tensor, "*batch K"]:
     """Isotonic fit: the least-squares values that respect the order, as means over blocks of teachers.
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from mashbill.weights.bounds import composed_bounds, effective_bounds
 from mashbill.weights.evidence import Declared, WeightOperator
+from mashbill.weights.shares import Number
 from mashbill.weights.simplex import squash_factor
 
 Guard = Literal["kl", "l2", "squash"]
@@ -17,7 +18,7 @@ class Finish:
     """What follows the product: whether an order is enforced, and which guard with which bounds."""
 
     ordered: bool
-    bounds: tuple[float, float] | None
+    bounds: tuple[Number, Number] | None
     guard: Guard
 
 
@@ -30,7 +31,7 @@ def declared_of(rule: WeightOperator, n_teachers: int) -> Declared:
     return Declared(low, 1.0, None, "unknown", f"{type(rule).__name__} declares nothing")
 
 
-def composed(parts: Sequence[tuple[Declared, float]], finish: Finish, *, n_teachers: int, source: str) -> Declared:
+def composed(parts: Sequence[tuple[Declared, Number]], finish: Finish, *, n_teachers: int, source: str) -> Declared:
     """Return the promise of ``finish(prod_s w_s^(1/T_s))``.
 
     Args:
@@ -46,7 +47,7 @@ def composed(parts: Sequence[tuple[Declared, float]], finish: Finish, *, n_teach
     return Declared(low, high, _lipschitz(parts, scores, finish, n_teachers), metric, source, score_lipschitz=scores)
 
 
-def _product_range(parts: Sequence[tuple[Declared, float]], n_teachers: int) -> tuple[float, float]:
+def _product_range(parts: Sequence[tuple[Declared, Number]], n_teachers: int) -> tuple[float, float]:
     if all(temperature == 1 for _, temperature in parts):
         return composed_bounds([(part.lowest, part.highest) for part, _ in parts], n_teachers=n_teachers)
     # Always: two weights differ by no more than the product of the scales' largest ratios.
@@ -76,7 +77,7 @@ def _guarded(low: float, high: float, finish: Finish, n_teachers: int) -> tuple[
     return effective_bounds(n_teachers, w_min=max(low, box_low), w_max=min(high, box_high))
 
 
-def _score_lipschitz(parts: Sequence[tuple[Declared, float]]) -> float | None:
+def _score_lipschitz(parts: Sequence[tuple[Declared, Number]]) -> float | None:
     """Return ``sum_s L_s / T_s`` of the log-weights; a rule without such a constant counts ``lipschitz / lowest``."""
     total = 0.0
     for part, temperature in parts:
@@ -90,7 +91,7 @@ def _score_lipschitz(parts: Sequence[tuple[Declared, float]]) -> float | None:
 
 
 def _lipschitz(
-    parts: Sequence[tuple[Declared, float]], scores: float | None, finish: Finish, n_teachers: int
+    parts: Sequence[tuple[Declared, Number]], scores: float | None, finish: Finish, n_teachers: int
 ) -> float | None:
     """Return the sup-norm constant of the weights: softmax 1/2, order 1, KL guard 1, squash rho, l2 2(1 - 1/K)."""
     known = [] if scores is None else [scores / 2]

@@ -3,7 +3,10 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-Shares = Mapping[str, float]
+Number = int | float
+"""A number as a recipe writes it; ``beta: 2`` is as good as ``beta: 2.0``."""
+
+Shares = Mapping[str, Number]
 """``{teacher id: weight}``, non-negative, summing to 1."""
 
 

@@ -16,6 +16,7 @@ import torch
 from mashbill import numerics
 from mashbill.shapes import Bool, Float, Tensor
 from mashbill.weights.bounds import check_box, composed_bounds, effective_bounds
+from mashbill.weights.shares import Number
 
 __all__ = [
     "check_box",
@@ -41,7 +42,7 @@ def log_normalise(log_weights: Float[Tensor, "*shape"], *, dim: int) -> Float[Te
     return torch.log_softmax(wide, dim=dim).clamp_min(numerics.LOG_ZERO)
 
 
-def squash_factor(n_teachers: int, *, w_min: float, w_max: float) -> float:
+def squash_factor(n_teachers: int, *, w_min: Number, w_max: Number) -> float:
     """Return ``rho = min(1 - K w_min, (K w_max - 1)/(K - 1))``, the Lipschitz constant of :func:`squash`."""
     effective_bounds(n_teachers, w_min=w_min, w_max=w_max)
     if n_teachers == 1:
@@ -49,7 +50,7 @@ def squash_factor(n_teachers: int, *, w_min: float, w_max: float) -> float:
     return max(0.0, min(1 - n_teachers * w_min, (n_teachers * w_max - 1) / (n_teachers - 1)))
 
 
-def squash(w: Float[Tensor, "*batch K"], *, w_min: float, w_max: float) -> Float[Tensor, "*batch K"]:
+def squash(w: Float[Tensor, "*batch K"], *, w_min: Number, w_max: Number) -> Float[Tensor, "*batch K"]:
     """Mix with uniform: ``(1 - rho)/K + rho w``.
 
     Args:
@@ -73,7 +74,7 @@ def squash(w: Float[Tensor, "*batch K"], *, w_min: float, w_max: float) -> Float
     return ((1 - rho) / n_teachers + rho * wide).clamp(low, high)
 
 
-def project_l2(v: Float[Tensor, "*batch K"], *, w_min: float, w_max: float) -> Float[Tensor, "*batch K"]:
+def project_l2(v: Float[Tensor, "*batch K"], *, w_min: Number, w_max: Number) -> Float[Tensor, "*batch K"]:
     """Return the nearest weights in the box, in the Euclidean norm: ``clip(v - tau, w_min, w_max)``.
 
     Its Jacobian is ``diag(s) - s s'/|s|`` with ``s`` the 0/1 vector of teachers at no bound: a teacher at a bound
@@ -109,7 +110,7 @@ def project_l2(v: Float[Tensor, "*batch K"], *, w_min: float, w_max: float) -> F
     return _at_bounds(centred - mean + rest / n_free, at_low, at_high, low, high)
 
 
-def project_kl(v: Float[Tensor, "*batch K"], *, w_min: float, w_max: float) -> Float[Tensor, "*batch K"]:
+def project_kl(v: Float[Tensor, "*batch K"], *, w_min: Number, w_max: Number) -> Float[Tensor, "*batch K"]:
     """Return the weights in the box of least ``KL(w || v)``: ``clip(c v, w_min, w_max)``.
 
     The same ``clip`` minimises ``<w, d> + tau KL(w || prior)`` over the box for ``v = prior exp(-d/tau)``.
@@ -133,7 +134,7 @@ def project_kl(v: Float[Tensor, "*batch K"], *, w_min: float, w_max: float) -> F
     return project_kl_log(numerics.log_of(v), w_min=w_min, w_max=w_max).exp().clamp(low, high)
 
 
-def project_kl_log(log_v: Float[Tensor, "*batch K"], *, w_min: float, w_max: float) -> Float[Tensor, "*batch K"]:
+def project_kl_log(log_v: Float[Tensor, "*batch K"], *, w_min: Number, w_max: Number) -> Float[Tensor, "*batch K"]:
     """:func:`project_kl` from log-weights to log-weights, without underflow.
 
     After ``softmax`` this guard is free: softmax and guard together are 1/2-Lipschitz in the sup norm, as softmax is.

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from mashbill import numerics
 from mashbill.shapes import LogWeights
 from mashbill.weights.evidence import Declared, Evidence
+from mashbill.weights.shares import Number
 from mashbill.weights.simplex import log_normalise
 from mashbill.weights.token import softmax_range
 
@@ -32,7 +33,7 @@ class Performance:
         arXiv 2601.17910, Theorem V.2, family C (task scale).
     """
 
-    temperature: float = 0.1
+    temperature: Number = 0.1
     measure: str = "accuracy"
 
     scale: ClassVar[Literal["task"]] = "task"
@@ -75,7 +76,7 @@ class InverseLoss:
         arXiv 2601.17910, Theorem V.2, family A (task scale).
     """
 
-    epsilon: float = 1e-2
+    epsilon: Number = 1e-2
 
     scale: ClassVar[Literal["task"]] = "task"
     needs: ClassVar[frozenset[str]] = frozenset({"score:task:loss"})
@@ -97,7 +98,7 @@ class InverseLoss:
         return Declared(low, high, score / 2, "measured loss, sup", source, score_lipschitz=score)
 
 
-def require_score_options(temperature: float, measure: str) -> None:
+def require_score_options(temperature: Number, measure: str) -> None:
     """Raise ``ValueError`` unless ``softmax(score / temperature)`` is defined and its scores are in ``[0, 1]``."""
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature={temperature!r} must be finite and positive")

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from mashbill import numerics
 from mashbill.shapes import LogWeights
 from mashbill.weights.evidence import Declared, Evidence
+from mashbill.weights.shares import Number
 from mashbill.weights.simplex import log_normalise
 
 
@@ -33,7 +34,7 @@ class EntropySoftmax:
     0.1192
     """
 
-    beta: float = 1.0
+    beta: Number = 1.0
     normalise: bool = True
 
     scale: ClassVar[Literal["token"]] = "token"
@@ -80,8 +81,8 @@ class InverseVariance:
     50
     """
 
-    exponent: float = 1.0
-    epsilon: float = 1e-2
+    exponent: Number = 1.0
+    epsilon: Number = 1e-2
 
     scale: ClassVar[Literal["token"]] = "token"
     needs: ClassVar[frozenset[str]] = frozenset({"gini"})

@@ -8,6 +8,7 @@ import torch
 from mashbill import numerics
 from mashbill.shapes import LogWeights
 from mashbill.weights.evidence import Declared, Evidence
+from mashbill.weights.shares import Number
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Route:
     0.9
     """
 
-    floor: float = 0.0
+    floor: Number = 0.0
 
     scale: ClassVar[Literal["task"]] = "task"
     needs: ClassVar[frozenset[str]] = frozenset({"route"})
