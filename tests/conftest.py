@@ -1,16 +1,21 @@
-"""What every test starts from: one thread, and the golden values.
+"""What every test starts from: one thread, no network, and the golden values.
 
 Shapes and types of every call into the package are enforced by the ``--jaxtyping-packages`` option in
 ``pyproject.toml``; ``test_house.py`` proves that it is on.
 """
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypedDict
 
 import pytest
 import torch
+
+# Read when the libraries are imported: nothing here may reach for a model hub.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("MPLBACKEND", "agg")
 
 # Two OpenMP threads on a busy two-core machine spin against each other and are several times slower than one.
 torch.set_num_threads(1)

@@ -1,8 +1,9 @@
 """How long work tells that it is moving; shown by the command, silent in the library."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Receives the pace of one piece of work at a time."""
 
