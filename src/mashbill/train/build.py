@@ -1,0 +1,145 @@
+"""From the names in a recipe to the things they stand for: the weight operator and the teachers."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from mashbill import plugins
+from mashbill.errors import MashbillError, VocabularyError
+from mashbill.teachers.labelled import LabelledTeacher
+from mashbill.teachers.local import LocalCausalLM
+from mashbill.teachers.protocol import Teacher
+from mashbill.train import recipe
+from mashbill.train.protocol import Student
+from mashbill.weights import simplex
+from mashbill.weights.compose import product
+from mashbill.weights.evidence import WeightOperator
+from mashbill.weights.order import SafetyOrder
+
+
+def build_operator(weighting: recipe.Weighting, teachers: Sequence[str]) -> WeightOperator:
+    """Return the product of a recipe's rules.
+
+    Args:
+        weighting: The recipe's section.
+        teachers: Ids, in the order of the recipe.
+
+    Raises:
+        MashbillError: A rule does not exist, does not take its options, or the bounds or the order are impossible.
+    """
+    rules = {scale: _rule(scale, getattr(weighting, scale)) for scale in ("token", "task", "context")}
+    if weighting.bounds is not None:
+        low, high = weighting.bounds
+        _called("weighting.bounds", simplex.effective_bounds, len(teachers), w_min=low, w_max=high)
+    return _called(
+        "weighting",
+        product,
+        **rules,
+        temperatures=weighting.temperatures.model_dump(),
+        order=_order(weighting, teachers),
+        bounds=weighting.bounds,
+        guard=weighting.guard,
+    )
+
+
+def needs_scorecard(operator: WeightOperator, weighting: recipe.Weighting) -> bool:
+    """Say whether some rule, or the order, reads measured skill."""
+    needs = getattr(operator, "needs", frozenset())
+    return weighting.order == "scorecard" or any(need.startswith(("score:", "order")) for need in needs)
+
+
+def build_teachers(given: Sequence[recipe.Teacher], student: Student, base: Path) -> list[Teacher]:
+    """Return the recipe's teachers, each speaking the student's vocabulary.
+
+    Raises:
+        MashbillError: A plug-in does not exist or does not take its options, or a model cannot be loaded.
+        VocabularyError: A teacher's entries do not mean what the student's mean.
+    """
+    return [_teacher(number, spec, student, base) for number, spec in enumerate(given)]
+
+
+def _teacher(number: int, spec: recipe.Teacher, student: Student, base: Path) -> Teacher:
+    where = f"teachers[{number}]"
+    if spec.plugin is not None:
+        return _plugin_teacher(where, spec, student)
+    assert spec.model is not None, "the recipe requires one of them"
+    path = base / spec.model
+    if student.kind == "causal_lm":
+        return LocalCausalLM(
+            spec.id,
+            path,
+            student.vocabulary,
+            gguf_file=spec.gguf_file,
+            dtype=spec.dtype,
+            top_k=spec.top_k,
+            batch_size=spec.batch_size,
+        )
+    from mashbill.teachers.classifier import LocalClassifier
+
+    return LocalClassifier(
+        spec.id,
+        path,
+        student_labels(student),
+        mapping=spec.labels,
+        outside=spec.outside,
+        dtype=spec.dtype,
+        batch_size=spec.batch_size,
+    )
+
+
+def _plugin_teacher(where: str, spec: recipe.Teacher, student: Student) -> Teacher:
+    assert spec.plugin is not None, "the caller looked"
+    if student.kind != "classifier":
+        raise VocabularyError(
+            f"teacher `{spec.id}` is a plug-in, which names labels, but the student predicts tokens",
+            where=f"{where}.plugin",
+            help="give it a `model`, or train a classifier",
+        )
+    predictor = _called(f"{where}.options", plugins.resolve("teachers", spec.plugin), **spec.options)
+    return LabelledTeacher(
+        id=spec.id,
+        predictor=predictor,
+        student_labels=student_labels(student),
+        mapping=spec.labels,
+        outside=spec.outside,
+        source=spec.plugin,
+        options=spec.options,
+    )
+
+
+def student_labels(student: Student) -> tuple[str, ...]:
+    """Return a classifier's labels in the order of axis ``V``."""
+    return tuple(student.vocabulary.tokens[index] for index in range(student.n_entries))
+
+
+def _rule(scale: str, rule: recipe.Rule | None) -> WeightOperator | None:
+    if rule is None:
+        return None
+    return _called(f"weighting.{scale}", plugins.resolve("weights", rule.rule), **rule.options)
+
+
+def _order(weighting: recipe.Weighting, teachers: Sequence[str]) -> SafetyOrder | Literal["scorecard"] | None:
+    if weighting.order is None:
+        return None
+    if isinstance(weighting.order, str):
+        return "scorecard"
+    place = {teacher: n for n, teacher in enumerate(teachers)}
+    pairs = []
+    for number, pair in enumerate(weighting.order):
+        for name in pair:
+            if name not in place:
+                raise MashbillError(
+                    f"no teacher `{name}`", where=f"weighting.order[{number}]", why=f"teachers: {', '.join(teachers)}"
+                )
+        pairs.append((place[pair[0]], place[pair[1]]))
+    return _called("weighting.order", SafetyOrder, len(teachers), tuple(pairs))
+
+
+def _called(where: str, make: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Call something that a recipe names; what it says about its options becomes an error at that place."""
+    try:
+        return make(*arguments, **options)
+    except (TypeError, ValueError) as error:
+        raise MashbillError(
+            str(error), where=where, help="correct the value, or leave it out for its default"
+        ) from error

@@ -1,0 +1,191 @@
+"""One teacher's answers to every row of a corpus, asked for once and kept in a file.
+
+Asking again at every step would cost more than the student's own training, so answers are collected before it, cached
+under a digest of everything that they depend on, and read back with their sha256 checked.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from mashbill import numerics
+from mashbill.distributions.dense import Dense
+from mashbill.distributions.statistics import Statistics
+from mashbill.distributions.topk import TopK
+from mashbill.errors import CorruptionError, NumericError
+from mashbill.progress import Progress, Silent
+from mashbill.shapes import Bool, Int, Tensor
+from mashbill.teachers.protocol import Scored, Teacher
+from mashbill.train.corpus import Corpus, Ragged
+from mashbill.train.durable import sha256_of, write_json, write_tensors
+
+FORMAT = "1"
+"""Changes when files written before can no longer be read as they were meant."""
+
+STATISTICS = tuple(field.name for field in fields(Statistics))
+
+
+@dataclass(frozen=True)
+class Targets:
+    """A teacher's distributions and statistics for a corpus.
+
+    Attributes:
+        teacher: Its id.
+        digest: Name of the file; depends on the teacher's identity and on the corpus.
+        slots: For each position of each row, the place of its answer in the tensors below; 0 stands for *none asked*,
+            an even distribution.
+        n_entries: ``V``.
+        tensors: ``logprobs`` ``[A S]`` (``[A V]`` if dense), ``ids`` and ``log_tail`` of a top-k, and the statistics.
+    """
+
+    teacher: str
+    digest: str
+    slots: Ragged
+    n_entries: int
+    tensors: Mapping[str, Tensor]
+
+    def batch(self, index: Int[Tensor, " B"], n_positions: int) -> Scored:
+        """Return the answers for some rows, ``[B T ...]`` with ``T = n_positions``."""
+        place, real = self.slots.places(index, width=n_positions)
+        slot = torch.where(real, self.slots.values[place], 0)
+        taken = {name: tensor[slot] for name, tensor in self.tensors.items()}
+        statistics = Statistics(**{name: taken[name] for name in STATISTICS})
+        if "ids" not in taken:
+            return Scored(Dense(taken["logprobs"]), statistics)
+        return Scored(TopK(taken["ids"], taken["logprobs"], taken["log_tail"], self.n_entries), statistics)
+
+
+def collect(
+    teacher: Teacher, corpus: Corpus, directory: Path, progress: Progress | None = None, *, batch_size: int = 64
+) -> Targets:
+    """Return a teacher's answers: from the cache in ``directory`` if they are there, else by asking for each row once.
+
+    Raises:
+        CorruptionError: A cached file's bytes have changed.
+        NumericError: The teacher gave a value that is not finite; names teacher, row and position.
+    """
+    identity = dict(teacher.identity())
+    digest = _digest(teacher.id, identity, corpus)
+    path = directory / f"{digest}.safetensors"
+    if not path.with_suffix(".json").is_file() or not path.is_file():
+        tensors, n_entries = _ask(teacher, corpus, progress or Silent(), batch_size)
+        write_tensors(path, tensors)
+        record = {"sha256": sha256_of(path), "teacher": teacher.id, "identity": identity, "corpus": corpus.digest}
+        write_json(path.with_suffix(".json"), {**record, "n_entries": n_entries, "format": FORMAT})
+    return _read(path, teacher.id, digest, corpus)
+
+
+def _digest(teacher_id: str, identity: Mapping[str, str], corpus: Corpus) -> str:
+    parts = json.dumps([FORMAT, teacher_id, sorted(identity.items()), corpus.digest])
+    return hashlib.sha256(parts.encode()).hexdigest()[:32]
+
+
+def _read(path: Path, teacher_id: str, digest: str, corpus: Corpus) -> Targets:
+    record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    if sha256_of(path) != record["sha256"]:
+        raise CorruptionError(
+            f"the kept answers of teacher `{teacher_id}` are not those that were written",
+            where=str(path),
+            why="the file's sha256 differs from the one recorded beside it",
+            help="delete the file, and the teacher is asked again",
+        )
+    tensors = load_file(path)
+    return Targets(teacher_id, digest, _slots(corpus), record["n_entries"], tensors)
+
+
+def _slots(corpus: Corpus) -> Ragged:
+    counts = corpus.counts.long()
+    return Ragged(torch.where(corpus.counts, counts.cumsum(0), 0), corpus.labels.starts)
+
+
+def _ask(teacher: Teacher, corpus: Corpus, progress: Progress, batch_size: int) -> tuple[dict[str, Tensor], int]:
+    # Rows of like length together: padding is work that teaches nothing. Answers are put back into the corpus's order.
+    order = corpus.lengths.argsort(stable=True)
+    progress.start(len(corpus), f"asking {teacher.id}")
+    answers: list[tuple[Tensor, dict[str, Tensor]]] = []
+    n_entries = 0
+    for index in order.split(batch_size):
+        inputs = corpus.inputs(index)
+        scored = teacher.score(inputs)
+        _require_finite(teacher.id, scored, inputs.mask, inputs.row_ids)
+        n_entries = scored.distribution.n_entries
+        place, _ = corpus.labels.places(index)
+        answers.append((place[inputs.mask], _flat(scored, inputs.mask)))
+        progress.advance(len(index))
+    progress.done()
+    return _in_order(answers, n_entries), n_entries
+
+
+def _flat(scored: Scored, mask: Tensor) -> dict[str, Tensor]:
+    given = {name: getattr(scored.statistics, name) for name in STATISTICS}
+    given["logprobs"] = scored.distribution.logprobs
+    if isinstance(scored.distribution, TopK):
+        given |= {"ids": scored.distribution.ids, "log_tail": scored.distribution.log_tail}
+    return {name: tensor[mask] for name, tensor in given.items()}
+
+
+def _in_order(answers: Sequence[tuple[Tensor, dict[str, Tensor]]], n_entries: int) -> dict[str, Tensor]:
+    place = torch.cat([place for place, _ in answers]).argsort()
+    widest = max(flat["logprobs"].shape[-1] for _, flat in answers)
+    together = {}
+    for name, first in answers[0][1].items():
+        parts = [_widened(flat[name], widest, name) for _, flat in answers]
+        value = _none_asked(n_entries, dense="ids" not in answers[0][1])[name]
+        none = first.new_full((1, *parts[0].shape[1:]), value)
+        together[name] = torch.cat([none, torch.cat(parts)[place]]).contiguous()
+    return together
+
+
+def _widened(part: Tensor, width: int, name: str) -> Tensor:
+    if name not in ("ids", "logprobs") or part.shape[-1] == width:
+        return part
+    fill = -1 if name == "ids" else numerics.LOG_ZERO
+    return torch.nn.functional.pad(part, (0, width - part.shape[-1]), value=fill)
+
+
+def _none_asked(n_entries: int, *, dense: bool) -> dict[str, float]:
+    """Values at a position that does not count: those of an even distribution, so that rules and losses stay finite."""
+    ceiling = numerics.entropy_ceiling(n_entries)
+    return {
+        "ids": -1,
+        "logprobs": -ceiling if dense else numerics.LOG_ZERO,
+        "log_tail": 0.0,
+        "entropy": ceiling,
+        "gini": 1 - 1 / n_entries,
+        "margin": 0.0,
+        "max_logprob": -ceiling,
+        "label_logprob": torch.nan,
+        "class_mass": 0.0,
+    }
+
+
+def _require_finite(teacher_id: str, scored: Scored, mask: Tensor, row_ids: Sequence[str]) -> None:
+    bad = ~is_finite(scored) & mask
+    if bool(bad.any()):
+        row, position = (int(n) for n in bad.nonzero()[0])
+        raise non_finite_teacher(teacher_id, row_ids[row], position)
+
+
+def is_finite(scored: Scored) -> Bool[Tensor, "B T"]:
+    """Return where a teacher's answer is finite; the log-probability of an unknown label may be NaN."""
+    good = scored.distribution.logprobs.isfinite().all(dim=-1)
+    if isinstance(scored.distribution, TopK):
+        good &= scored.distribution.log_tail.isfinite()
+    for name in ("entropy", "gini", "margin", "max_logprob"):
+        good &= getattr(scored.statistics, name).isfinite()
+    return good
+
+
+def non_finite_teacher(teacher_id: str, row_id: str, position: int) -> NumericError:
+    """Return the error that names who sent a value that is not finite."""
+    return NumericError(
+        f"teacher `{teacher_id}` gave a value that is not finite",
+        where=f"row `{row_id}`, position {position}",
+        why="a target that is no distribution would spoil every weight of the student",
+        help="look at the teacher's output for that row; remove the row or the teacher",
+    )
