@@ -1,0 +1,1 @@
+"""The command ``mashbill``, one file a command."""

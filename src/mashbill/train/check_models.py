@@ -103,7 +103,7 @@ def _student(loaded: Loaded) -> Iterator[Problem]:
             "student.options",
             student.architecture,
             student.options,
-            plugins.options("students", student.architecture),
+            _without(plugins.options("students", student.architecture), "labels"),
         )
         if student.kind != "classifier":
             yield loaded.problem("student.architecture", "builds classifiers; a causal_lm needs `model` or `config`")
@@ -190,6 +190,10 @@ def unknown_options(
         if known is not None and option not in known:
             guess = did_you_mean(option, known) or f"; it takes: {', '.join(known) or 'none'}"
             yield loaded.problem(f"{key}.{option}", f"`{name}` has no option `{option}`{guess}")
+
+
+def _without(names: Sequence[str] | None, name: str) -> list[str] | None:
+    return None if names is None else [other for other in names if other != name]
 
 
 def _labels_of(folder: Path) -> tuple[str, ...]:

@@ -1,0 +1,104 @@
+"""The command: finds out what was asked, answers once, and turns every failure into one clear text.
+
+Nothing here or in a command's module imports torch; a command that needs it imports it when it runs.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from mashbill.cli import distill, doctor, export, init, report, scorecard, validate
+from mashbill.cli.reply import Reply, show, show_error
+from mashbill.errors import MashbillError
+
+INTERRUPTED = 130
+EVERYWHERE = "Everywhere: --json prints one JSON object on standard output, --debug shows tracebacks."
+
+app = typer.Typer(
+    name="mashbill",
+    help="Distil several teachers into one student, with weights that are checked, bounded and safe.",
+    epilog=EVERYWHERE,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+COMMANDS = (
+    init.init,
+    doctor.doctor,
+    validate.validate,
+    scorecard.scorecard,
+    distill.distill,
+    report.report,
+    export.export,
+)
+for _command in COMMANDS:
+    app.command(epilog=EVERYWHERE)(_command)
+
+
+@app.callback()
+def _global(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Declare for the help text what :func:`main` has taken out of the arguments already."""
+    del as_json, debug
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code.
+
+    Args:
+        arguments: What stands after the command's name; ``sys.argv`` if None.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    as_json, debug = "--json" in given, "--debug" in given
+    rest = [argument for argument in given if argument not in ("--json", "--debug")]
+    try:
+        return _answered(app(rest, prog_name="mashbill", standalone_mode=False), as_json=as_json)
+    except KeyboardInterrupt:
+        return _interrupted()
+    except BrokenPipeError:  # whoever read our output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        known = _as_known(error)
+        show_error(known, as_json=as_json)
+        return known.exit_code
+
+
+def _answered(result: Any, *, as_json: bool) -> int:
+    if isinstance(result, Reply):
+        show(result, as_json=as_json)
+        sys.stdout.flush()
+        return result.exit_code
+    code = result if isinstance(result, int) else 0  # after --help, or the code of an exit
+    return _interrupted() if code == INTERRUPTED else code
+
+
+def _interrupted() -> int:
+    print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
+    return INTERRUPTED
+
+
+def _as_known(error: Exception) -> MashbillError:
+    """Return the error as one of ours: a wrong command line, no access to a file, or a defect of the program."""
+    if isinstance(error, MashbillError):
+        return error
+    told = getattr(error, "format_message", None)  # typer's own errors, whose class differs between its versions
+    if told is not None:
+        return MashbillError(str(told()), help="mashbill --help lists commands and options")
+    if isinstance(error, OSError) and error.filename is not None:
+        return MashbillError(f"{error.strerror}: {error.filename}")
+    return _InternalError(f"internal error: {type(error).__name__}: {error}", help="run it again with --debug")
+
+
+class _InternalError(MashbillError):
+    """A defect of the program."""
+
+    exit_code = 1
