@@ -44,7 +44,10 @@ class Scored:
 class Teacher(Protocol):
     """Anything that gives a distribution over the student's vocabulary at each position."""
 
-    id: str
+    @property
+    def id(self) -> str:
+        """Name in the recipe."""
+        ...
 
     def score(self, inputs: Inputs) -> Scored:
         """Return distributions and statistics for a batch, on the CPU, without gradient.
