@@ -13,7 +13,7 @@ import torch
 
 import mashbill
 from mashbill import numerics
-from mashbill.distributions import TopK
+from mashbill.distributions import TopK, soften
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
@@ -78,6 +78,11 @@ def test_wrong_shapes_raise_under_the_test_hook() -> None:
 def test_wrong_types_raise_under_the_test_hook() -> None:
     with pytest.raises(jaxtyping.TypeCheckError):
         numerics.entropy_ceiling("three")  # pyright: ignore[reportArgumentType]  # the wrong type is the test
+
+
+def test_a_whole_number_is_a_number_under_the_test_hook() -> None:
+    logprobs = torch.log_softmax(torch.arange(3.0), dim=-1)
+    assert torch.equal(soften.power(logprobs, temperature=2), soften.power(logprobs, temperature=2.0))
 
 
 def test_golden_values_are_there(golden) -> None:
