@@ -176,6 +176,12 @@ def test_every_dependency_of_the_package_is_pinned() -> None:
     assert needed - set(pins("core.txt")) - set(pins("torch.txt")) == set()
 
 
+def test_the_example_asks_for_what_the_demonstration_installs() -> None:
+    project = tomllib.loads((ROOT / "examples" / "langid" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = dict(dependency.split("==") for dependency in project["dependencies"] if "==" in dependency)
+    assert asked == {package: pins("demo.txt").get(package) for package in asked}
+
+
 def test_the_lock_agrees_with_the_pins() -> None:
     locked = pins("lock.txt")
     for name in ("core.txt", "demo.txt", "dev.txt"):
