@@ -9,54 +9,18 @@ import math
 import random
 from pathlib import Path
 
+from report.measured import Measured, around, interval, softmax
+from report.sample_texts import ROWS, SENTENCE
+
 TASKS = ("chat", "news", "ui", "web")
 CONTEXTS = tuple(
     f"{script}/{length}" for script in ("latin", "cyrillic", "arabic", "han") for length in ("short", "long")
 )
 CLASSIFIER_TEACHERS = ("glotlid", "cld3", "lingua", "fasttext-176", "langid")
 LM_TEACHERS = ("medicine", "law", "code")
-ROWS = (
-    ("Opslaan als…", "nld", "afr", "ui", "latin/short"),
-    (
-        "Ta strona nie istnieje. Wróć do strony głównej albo skorzystaj z wyszukiwarki.",
-        "pol",
-        "ces",
-        "web",
-        "latin/long",
-    ),
-    ("Сачувај измене", "srp", "mkd", "ui", "cyrillic/short"),
-    ("Правителството прие новия бюджет след дълъг дебат в парламента.", "bul", "mkd", "news", "cyrillic/long"),
-    ("حفظ التغييرات", "arb", "fas", "ui", "arabic/short"),
-    ("این صفحه در دسترس نیست؛ لطفاً بعداً دوباره تلاش کنید.", "fas", "arb", "web", "arabic/long"),
-    ("請稍後再試", "zho", "jpn", "chat", "han/short"),
-    ("ok takk, vi ses i morgen!", "nob", "dan", "chat", "latin/short"),
-    ("Godkend alle ændringer, før du lukker vinduet, ellers går de tabt.", "dan", "nob", "ui", "latin/long"),
-    ("今日はいい天気ですね。散歩に行きませんか。", "jpn", "zho", "chat", "han/long"),
-)
-SENTENCE = (
-    "The | court| held| that| the| dosage| of| hepar|in| was| not| a| material| term| ,| so| `|return| claim|.|valid|`| is| False|."
-    "| On| appeal| the| patient|'|s| expert| testified| that| intra|venous| ad|ministr|ation| requires| monitoring"
-    "| of| the| part|ial| throm|bo|plastin| time|.|\n|def| liability|(|breach|,| harm|):|\n|    |return| breach| and| harm"
-).split("|")
 
 
-def softmax(scores, temperature=1.0):
-    top = max(scores)
-    parts = [math.exp((score - top) / temperature) for score in scores]
-    return [part / sum(parts) for part in parts]
-
-
-def interval(value, n):
-    half = 1.96 * math.sqrt(max(value * (1 - value), 1e-4) / n)
-    return {"value": value, "low": max(0.0, value - half), "high": min(1.0, value + half)}
-
-
-def around(value, n, spread=1.0):
-    half = 1.96 * spread / math.sqrt(n)
-    return {"value": value, "low": value - half, "high": value + half}
-
-
-class Maker:
+class Maker(Measured):
     """One synthetic run: a seeded source of chance and the facts that all its files share."""
 
     def __init__(self, kind, *, seed=0, teachers=None, resumed=True):
@@ -118,79 +82,6 @@ class Maker:
             lines[at + 1 : at + 1] = again
         return lines
 
-    def who(self):
-        return ("student", "pool", *(f"teacher:{teacher}" for teacher in self.teachers))
-
-    def measure(self, who, by, name, quality, n):
-        accuracy = min(0.995, max(0.05, quality))
-        loss = 2.2 * (1 - accuracy) + 0.08
-        entry = {
-            "who": who,
-            "by": by,
-            "name": name,
-            "n": n,
-            "loss": around(loss, n, 0.8),
-            "accuracy": interval(accuracy, n),
-            "perplexity": None,
-            "calibration_error": 0.01 + 0.3 * (1 - accuracy) * (1.5 if "teacher" in who else 0.6),
-            "safety": None,
-            "n_critical": 0,
-        }
-        if self.kind == "causal_lm":
-            loss = around(2.1 + 2 * (1 - accuracy), n, 0.9)
-            entry |= {"loss": loss, "perplexity": {key: math.exp(value) for key, value in loss.items()}}
-        if by == "all":
-            entry["reliability"] = self.reliability(
-                accuracy, n, 0.03 if who == "student" else 0.09 if "teacher" in who else 0.0
-            )
-            entry |= {"safety": interval(min(0.99, accuracy + 0.03), n // 8), "n_critical": n // 8}
-        return entry
-
-    def reliability(self, accuracy, n, over):
-        bins, shares = [], softmax([6 * (i / 10) * accuracy for i in range(10)])
-        for i, share in enumerate(shares):
-            confidence, count = i / 10 + 0.05, round(share * n)
-            right = min(
-                1.0, max(0.0, confidence - over * 4 * confidence * (1 - confidence) + self.random.gauss(0, 0.02))
-            )
-            empty = count == 0
-            bins.append(
-                {
-                    "low": i / 10,
-                    "high": (i + 1) / 10,
-                    "n": count,
-                    "confidence": None if empty else confidence,
-                    "accuracy": None if empty else right,
-                }
-            )
-        return bins
-
-    def entries(self, n=2400, gain=0.0):
-        out = []
-        for k, name in enumerate(self.sets):
-            for who in self.who():
-                if who == "student":
-                    base = 0.93 - 0.035 * k + gain
-                elif who == "pool":
-                    base = 0.94 - 0.02 * k
-                else:
-                    base = (
-                        0.87
-                        + 0.015 * (self.teachers.index(who[8:]) % 3)
-                        + (0.055 if k == 2 and who.endswith(self.teachers[0]) else 0)
-                    )
-                for by, names in (("all", ("all",)), ("task", self.tasks), ("context", self.contexts)):
-                    for part in names:
-                        quality = base + (0 if by == "all" else self.random.gauss(0, 0.02))
-                        out.append(
-                            {"set": name} | self.measure(who, by, part, quality, n if by == "all" else n // len(names))
-                        )
-        return out
-
-    def result(self):
-        primary = "accuracy" if self.kind == "classifier" else "perplexity"
-        return {"kind": self.kind, "primary": primary, "confidence": 0.95, "entries": self.entries()}
-
     def example(self, name, row, tokens, labels, task, context, confusion):
         weights, dominant, disagreement, student, sure, said = [], [], [], [], [], []
         for position, label in enumerate(labels):
@@ -233,25 +124,11 @@ class Maker:
                     out.append(self.example(name, f"{name}-{number:04d}", [text], [label], task, context, [other]))
             else:
                 for number in range(3):
-                    wrong = [" the" for _ in SENTENCE]
-                    out.append(
-                        self.example(name, f"{name}-{number:04d}", SENTENCE, SENTENCE, self.tasks[number], "all", wrong)
-                    )
+                    read, targets = SENTENCE[:-1], SENTENCE[1:]
+                    wrong = [" the" for _ in targets]
+                    row = f"{name}-{number:04d}"
+                    out.append(self.example(name, row, read, targets, self.tasks[number], "all", wrong))
         return out
-
-    def comparison(self):
-        primary = "accuracy" if self.kind == "classifier" else "perplexity"
-        arms = {}
-        for arm, gain in (("main", 0.0), ("uniform", -0.016), ("best_single", -0.03), ("route", -0.008)):
-            arms[arm] = {}
-            for seed in (0, 1, 2):
-                chosen = [
-                    e
-                    for e in self.entries(gain=gain + self.random.gauss(0, 0.006))
-                    if e["who"] == "student" and e["by"] != "context"
-                ]
-                arms[arm][str(seed)] = {"entries": chosen, "train_seconds": 61.0 + seed, "n_tokens": 192000}
-        return {"seeds": [0, 1, 2], "primary": primary, "arms": arms}
 
     def scorecard(self):
         cells = []

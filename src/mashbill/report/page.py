@@ -71,6 +71,7 @@ def render(files: RunFiles) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["n_colours"] = palette.N_COLOURS
     return environment.get_template("page.html.j2").render(**_values(files))
 
 
@@ -81,7 +82,6 @@ def _values(files: RunFiles) -> dict[str, Any]:
         "style": _style(),
         "teachers": list(enumerate(files.teachers)),
         "marks": [palette.mark(index) for index in range(len(files.teachers))],
-        "n_colours": palette.N_COLOURS,
         "summary": _summary(files),
         "verdicts": verdicts.section(files),
         "sections": [(name, heading, section(files)) for name, heading, section in SECTIONS],
@@ -108,6 +108,8 @@ def _summary(files: RunFiles) -> str:
     student = f"A {kind.get(run.student.kind, 'student')}"
     if run.student.n_parameters is not None:
         student += f" with {count(run.student.n_parameters)} parameters"
+    if not run.teachers:
+        return f"{student}. The run ended before it wrote down who its teachers are."
     data = run.data.get("train")
     rows = f" on {plural(data.rows, 'row')}" if data else ""
     return f"{student}, distilled from {plural(len(run.teachers), 'teacher')}{rows}."

@@ -48,7 +48,7 @@ class RunFiles:
 
     @property
     def teachers(self) -> tuple[str, ...]:
-        """Ids of the teachers, in the order of the recipe."""
+        """Ids of the teachers, in the order of the recipe; none if the run ended before it wrote who they are."""
         return tuple(teacher.id for teacher in self.run.teachers)
 
 

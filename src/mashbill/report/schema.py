@@ -32,12 +32,21 @@ class DataFile(Part):
 
 
 class TeacherIdentity(Part):
-    """Who a teacher is."""
+    """Who a teacher is; each kind of teacher adds facts of its own."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
 
     id: str
     kind: str = ""
     source: str = ""
+    package: str = ""
+    version: str = ""
     sha256: str = ""
+
+    @property
+    def others(self) -> dict[str, object]:
+        """The further facts."""
+        return dict(self.model_extra or {})
 
 
 class StudentIdentity(Part):
@@ -64,7 +73,7 @@ class Run(Part):
     status: Literal["finished", "running", "interrupted", "stopped"]
     recipe_sha256: str = ""
     data: dict[str, DataFile] = {}
-    teachers: list[TeacherIdentity] = Field(min_length=1)
+    teachers: list[TeacherIdentity] = []
     student: StudentIdentity = StudentIdentity()
     tasks: list[str] = []
     contexts: list[str] = []
@@ -127,6 +136,7 @@ class Entry(Part):
     by: Literal["all", "task", "context"]
     name: str
     n: int
+    n_rows: int | None = None
     loss: Interval | None = None
     accuracy: Interval | None = None
     perplexity: Interval | None = None
@@ -136,6 +146,16 @@ class Entry(Part):
     n_critical: int = 0
 
 
+class Paired(Part):
+    """The difference ``first - second`` on the same rows."""
+
+    set: str
+    first: str
+    second: str
+    accuracy: Interval
+    loss: Interval
+
+
 class Result(Part):
     """``result.json``: the final evaluation."""
 
@@ -143,6 +163,7 @@ class Result(Part):
     primary: Literal["accuracy", "perplexity"]
     confidence: float = 0.95
     entries: list[Entry]
+    paired: list[Paired] = []
 
 
 class Answer(Part):
@@ -185,12 +206,32 @@ class ArmRun(Part):
     n_tokens: int | None = None
 
 
+class Gap(Part):
+    """A paired difference, its sign at each seed, and whether interval and seeds agree that there is one."""
+
+    difference: Interval
+    signs: list[int] = []
+    is_clear: bool
+
+
+class AgainstMain(Part):
+    """The difference ``main - arm`` on some rows of a set, averaged over seeds."""
+
+    arm: str
+    set: str
+    by: Literal["all", "task"]
+    name: str
+    accuracy: Gap
+    loss: Gap
+
+
 class Comparison(Part):
     """``comparison.json``: every arm with every seed."""
 
     seeds: list[int] = []
     primary: Literal["accuracy", "perplexity"]
     arms: dict[str, dict[str, ArmRun]]
+    against_main: list[AgainstMain] = []
 
 
 class Cell(Part):

@@ -1,7 +1,7 @@
 """Numbers as text: one way to write each kind, a dash for what is not there."""
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from mashbill.report.schema import Interval
 
@@ -17,12 +17,22 @@ class Shown(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table: a caption, column heads, rows; the first ``n_text`` columns hold text, the others numbers."""
+    """A table: the first ``n_text`` columns hold text, the others numbers.
+
+    Attributes:
+        caption: What it lists.
+        head: Column heads.
+        rows: Cells, as many as heads.
+        n_text: Columns of text at the start.
+        teachers_in: Where teachers' names stand: in the heads after the first column, in the last column of text, or
+            nowhere. A task may have a teacher's name, so that the name alone does not tell.
+    """
 
     caption: str
     head: tuple[str, ...]
     rows: tuple[tuple[Shown, ...], ...]
     n_text: int = 1
+    teachers_in: Literal["head", "text", "nowhere"] = "nowhere"
 
 
 def is_number(value: float | None) -> bool:

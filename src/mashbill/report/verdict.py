@@ -1,8 +1,11 @@
 """Who is ahead: three-way comparisons that claim no more than the intervals carry.
 
-Two results on the same set are told apart only if their intervals do not overlap. For equal half-widths ``h`` that
-needs a gap of ``2 h``, where a test of the difference needs ``1.41 h`` on independent rows and less on paired ones: a
-verdict "within" can hide a real difference, the other two are on the safe side.
+With a paired difference on the same rows, "above" and "below" mean that its interval leaves out zero. Without one
+they mean that two separate intervals do not overlap: for equal half-widths ``h`` that needs a gap of ``2 h``, where a
+test of the difference needs ``1.41 h`` on independent rows and less on paired ones, so that a verdict "within" can hide
+a real difference while the other two are on the safe side.
+
+Not covered: correction for choosing the best of several teachers on the rows that it is judged on.
 """
 
 from typing import Literal, NamedTuple
@@ -16,12 +19,22 @@ LOWER_IS_BETTER = frozenset({"perplexity", "loss", "calibration_error"})
 
 
 class Duel(NamedTuple):
-    """The student against its best single teacher on one set, in one measure."""
+    """The student against its best single teacher on one set, in one measure.
+
+    Attributes:
+        set: Evaluation set.
+        measure: ``accuracy``, ``perplexity`` or ``safety``.
+        student: The student's entry.
+        teacher: The best single teacher's entry.
+        gain: Paired difference, positive where the student is better: accuracy, or nats of loss for perplexity.
+        verdict: Where the student stands.
+    """
 
     set: str
     measure: str
     student: Entry
     teacher: Entry
+    gain: Interval | None
     verdict: Verdict
 
 
@@ -32,17 +45,35 @@ def interval_of(entry: Entry, measure: str) -> Interval | None:
     ]
 
 
+def ends_of(interval: Interval) -> tuple[float, float] | None:
+    """Return both ends, or None if one is missing."""
+    if interval.low is None or interval.high is None or not (is_number(interval.low) and is_number(interval.high)):
+        return None
+    return interval.low, interval.high
+
+
+def negated(interval: Interval) -> Interval:
+    """Return the interval of ``-x``."""
+    ends = ends_of(interval)
+    return Interval(value=-interval.value, low=-ends[1] if ends else None, high=-ends[0] if ends else None)
+
+
+def sign(difference: Interval) -> Verdict:
+    """Return what a difference says, where positive is better."""
+    ends = ends_of(difference)
+    if ends is None:
+        return "undecided"
+    return "above" if ends[0] > 0 else "below" if ends[1] < 0 else "within"
+
+
 def compare(first: Interval, second: Interval, *, measure: str) -> Verdict:
     """Return where ``first`` stands to ``second``: above means better, whichever way the measure runs."""
-    ends = (first.low, first.high, second.low, second.high)
-    if not all(is_number(end) for end in ends):
-        return "undecided"
-    first_low, first_high, second_low, second_high = (float(end) for end in ends if end is not None)
     if measure in LOWER_IS_BETTER:
-        first_low, first_high, second_low, second_high = -first_high, -first_low, -second_high, -second_low
-    if first_low > second_high:
-        return "above"
-    return "below" if first_high < second_low else "within"
+        first, second = negated(first), negated(second)
+    ours, theirs = ends_of(first), ends_of(second)
+    if ours is None or theirs is None:
+        return "undecided"
+    return "above" if ours[0] > theirs[1] else "below" if ours[1] < theirs[0] else "within"
 
 
 def sets_of(result: Result) -> list[str]:
@@ -57,9 +88,9 @@ def overall(result: Result, name: str) -> dict[str, Entry]:
 
 def best_teacher(entries: dict[str, Entry], measure: str) -> Entry | None:
     """Return the teacher's entry with the best point estimate; on a tie the first."""
-    sign = 1 if measure in LOWER_IS_BETTER else -1
+    direction = 1 if measure in LOWER_IS_BETTER else -1
     scored = [
-        (sign * found.value, position, entry)
+        (direction * found.value, position, entry)
         for position, entry in enumerate(entries.values())
         if entry.who.startswith("teacher:") and (found := interval_of(entry, measure)) and is_number(found.value)
     ]
@@ -75,4 +106,13 @@ def duel(result: Result, name: str, measure: str) -> Duel | None:
     ours, theirs = interval_of(student, measure), interval_of(teacher, measure)
     if ours is None or theirs is None:
         return None
-    return Duel(name, measure, student, teacher, compare(ours, theirs, measure=measure))
+    gain = _gain(result, name, measure, teacher.who)
+    standing = sign(gain) if gain else compare(ours, theirs, measure=measure)
+    return Duel(name, measure, student, teacher, gain, standing)
+
+
+def _gain(result: Result, name: str, measure: str, who: str) -> Interval | None:
+    for line in result.paired:
+        if (line.set, line.first, line.second) == (name, "student", who):
+            return {"accuracy": line.accuracy, "perplexity": negated(line.loss)}.get(measure)
+    return None

@@ -9,7 +9,7 @@ import io
 import re
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 import matplotlib
@@ -24,7 +24,7 @@ INK, MUTED, RULE, PAPER, WASH = "#010a01", "#010a02", "#010a03", "#010a04", "#01
 _VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", RULE: "var(--rule)", PAPER: "var(--paper)", WASH: "var(--wash)"}
 _SVG = "{http://www.w3.org/2000/svg}"
 _HREF = "{http://www.w3.org/1999/xlink}href"
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "mashbill",
     "text.parse_math": False,  # a `$` in a task's name is a dollar sign
@@ -93,9 +93,9 @@ def picture(paint: Callable[[Axes], None], *, box: Box, identity: str, label: st
 
 
 def plain(text: str, limit: int = 24) -> str:
-    """Return ``text`` fit for a figure: one line, no control characters, at most ``limit`` characters.
+    r"""Return ``text`` fit for a figure: one line, no control characters, at most ``limit`` characters.
 
-    >>> plain("a line\\nand another one that is long", 12)
+    >>> plain("a line\nand another one that is long", 12)
     'a line and …'
     """
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
@@ -141,8 +141,8 @@ def _inline(svg: bytes, *, identity: str, label: str, kind: str) -> Markup:
 def _referenced(root: ElementTree.Element, identity: str) -> dict[str, str]:
     """Return a short new name for every identifier that something in the picture refers to."""
     text = " ".join(value for element in root.iter() for value in element.attrib.values())
-    used = dict.fromkeys(re.findall(r"(?:^| |\()#([\w.-]+)", text))
-    defined = {element.get("id") for element in root.iter()}
+    used: list[str] = list(dict.fromkeys(re.findall(r"(?:^| |\()#([\w.-]+)", text)))
+    defined = {element.get("id", "") for element in root.iter()}
     return {name: f"{identity}-{n}" for n, name in enumerate(name for name in used if name in defined)}
 
 

@@ -57,6 +57,7 @@ def lines(
         for step in resumes:
             axes.axvline(step, color=canvas.MUTED, linewidth=1, linestyle=":")
             axes.text(step, 1.0, " resumed", transform=axes.get_xaxis_transform(), color=canvas.MUTED, fontsize=10)
+        axes.set_xlabel("training step", loc="right")
         if names:
             _name(axes, curves)
 
@@ -85,10 +86,10 @@ def _name(axes: Axes, curves: Sequence[Curve]) -> None:
     box = axes.get_window_extent()
     for curve, height in zip(drawn, canvas.spread(ends, 15 / box.height, 0.02, 0.98), strict=True):
         axes.text(
-            1 + 8 / box.width, height, canvas.plain(curve.name, 18), transform=axes.transAxes, va="center", fontsize=11
+            1 + 18 / box.width, height, canvas.plain(curve.name, 18), transform=axes.transAxes, va="center", fontsize=11
         )
         axes.plot(
-            [1 + 1 / box.width, 1 + 6 / box.width],
+            [1 + 6 / box.width, 1 + 14 / box.width],
             [height, height],
             color=curve.colour,
             linestyle=curve.dash,

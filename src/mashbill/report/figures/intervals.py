@@ -51,8 +51,10 @@ def seeds(arms: Sequence[Arm], *, extent: tuple[float, float], is_share: bool) -
         for height, arm in enumerate(arms):
             colour = canvas.INK if arm.strong else canvas.MUTED
             mean = sum(arm.values) / len(arm.values)
-            axes.plot([mean, mean], [height - 0.28, height + 0.28], color=colour, linewidth=2.4)
-            heights = [height] * len(arm.values)
+            axes.plot([mean, mean], [height - 0.36, height + 0.36], color=colour, linewidth=2.4)
+            # Each seed has its own height, so that equal values stay apart.
+            middle = (len(arm.values) - 1) / 2
+            heights = [height + (order - middle) * min(0.2, 0.5 / max(1, middle)) for order in range(len(arm.values))]
             axes.plot(
                 arm.values,
                 heights,

@@ -1,5 +1,6 @@
 """Who taught what: weights over steps, as stacked areas."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ def condense(stream: Stream, n_points: int) -> Stream:
     if n <= n_points:
         return stream
     edges = [round(index * n / n_points) for index in range(n_points + 1)]
-    spans = list(zip(edges, edges[1:], strict=False))
+    spans = list(itertools.pairwise(edges))
     means = [[sum(row[a:b]) / (b - a) for a, b in spans] for row in stream.shares]
     middles = [sum(stream.steps[a:b]) / (b - a) for a, b in spans]
     # The ends stay where they were, so that the area fills its axis.
@@ -49,6 +50,8 @@ def area(stream: Stream, *, extent: tuple[float, float], teachers: Sequence[str]
         axes.grid(visible=False)
         axes.locator_params(axis="x", nbins=4, integer=True)
         places = canvas.spread(ends, 0.075, 0.03, 0.97)
+        if teachers:
+            axes.set_xlabel("training step", loc="right")
         for index, name in enumerate(teachers):
             note(axes, index, name, places[index])
 
@@ -57,7 +60,15 @@ def area(stream: Stream, *, extent: tuple[float, float], teachers: Sequence[str]
 
 def note(axes: Axes, index: int, name: str, height: float) -> None:
     """Write a teacher's marker and name at the right edge, at ``height`` in parts of the axis."""
-    style = {"color": canvas.teacher_colour(index), "marker": palette.mark(index).matplotlib}
-    width = axes.get_position().width * axes.figure.get_figwidth() * 72  # type: ignore[union-attr]
-    axes.plot(1 + 12 / width, height, transform=axes.transAxes, clip_on=False, markersize=6, linestyle="", **style)
+    width = axes.get_position().width * axes.get_figure(root=True).get_size_inches()[0] * 72
+    axes.plot(
+        1 + 12 / width,
+        height,
+        transform=axes.transAxes,
+        clip_on=False,
+        linestyle="",
+        color=canvas.teacher_colour(index),
+        marker=palette.mark(index).matplotlib,
+        markersize=6,
+    )
     axes.text(1 + 22 / width, height, canvas.plain(name, 18), transform=axes.transAxes, va="center", fontsize=11)

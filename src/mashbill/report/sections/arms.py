@@ -5,23 +5,33 @@ from typing import NamedTuple
 from mashbill.report import text, verdict
 from mashbill.report.figures import canvas, intervals
 from mashbill.report.records import RunFiles
-from mashbill.report.schema import ArmRun, Comparison
+from mashbill.report.schema import ArmRun, Comparison, Interval
 from mashbill.report.text import Shown, Table
 
 MAIN, UNIFORM = "main", "uniform"
 
 
 class Difference(NamedTuple):
-    """Gain of the main arm over equal weights on one set, one value a seed; positive means better."""
+    """Gain of the main arm over equal weights on one set; positive means better.
+
+    Attributes:
+        set: Evaluation set.
+        measure: ``accuracy`` or ``perplexity``.
+        values: One for each seed.
+        paired: Paired by row and averaged over seeds, of accuracy or of nats, if that was measured.
+        is_clear: The paired interval leaves out zero and every seed agrees.
+    """
 
     set: str
     measure: str
     values: list[float]
+    paired: Interval | None = None
+    is_clear: bool = False
 
     @property
     def unit(self) -> str:
         """The unit of the values."""
-        return "percentage points of accuracy" if self.measure == "accuracy" else "perplexity, in percent saved"
+        return "points" if self.measure == "accuracy" else "of the perplexity saved"
 
     def show(self, value: float) -> str:
         """Return one value with its sign."""
@@ -62,8 +72,17 @@ def differences(comparison: Comparison | None) -> list[Difference]:
         else:
             values = [1 - ours[seed] / theirs[seed] for seed in shared if theirs[seed] > 0]
         if values:
-            found.append(Difference(name, comparison.primary, values))
+            found.append(Difference(name, comparison.primary, values, *_paired(comparison, name)))
     return found
+
+
+def _paired(comparison: Comparison, name: str) -> tuple[Interval | None, bool]:
+    for line in comparison.against_main:
+        if (line.arm, line.set, line.by) == (UNIFORM, name, "all"):
+            if comparison.primary == "accuracy":
+                return line.accuracy.difference, line.accuracy.is_clear
+            return verdict.negated(line.loss.difference), line.loss.is_clear
+    return None, False
 
 
 def _sets(comparison: Comparison) -> list[str]:

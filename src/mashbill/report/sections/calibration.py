@@ -29,7 +29,7 @@ def _panel(files: RunFiles, result: Result, name: str, number: int) -> dict[str,
     if not models:
         return None
     label = f"Reliability on {name}: accuracy over stated confidence for {', '.join(model.name for model in models)}"
-    box = canvas.Box(300, 280, left=30, bottom=28, right=8, top=8)
+    box = canvas.Box(245, 232, left=26, bottom=26, right=6, top=6)
     svg = canvas.picture(reliability.diagram(models), box=box, identity=f"calibration{number}", label=label)
     teacher = best.who.removeprefix("teacher:") if best else None
     return {"name": name, "svg": svg, "teacher": teacher}
@@ -58,4 +58,6 @@ def _table(files: RunFiles, result: Result, sets: list[str]) -> Table | None:
         errors = [by_set[name][who].calibration_error if who in by_set[name] else None for name in sets]
         if any(error is not None for error in errors):
             rows.append((Shown(display_name(who)), *(Shown(text.percent(error)) for error in errors)))
-    return Table("Expected calibration error, in percentage points", ("Who", *sets), tuple(rows)) if rows else None
+    if not rows:
+        return None
+    return Table("Expected calibration error", ("Who", *sets), tuple(rows), teachers_in="text")

@@ -31,7 +31,7 @@ def section(files: RunFiles) -> dict[str, object]:
         if distance
         else None,
         "resumes": files.resumes,
-        "n_resumes": files.run.resumes,
+        "n_resumes": text.plural(files.run.resumes, "time") if files.run.resumes else None,
         "loss_table": _loss_table(files.steps),
         "distance_table": _distance_table(files) if distance else None,
         "evaluation_table": _evaluation_table(files.evaluations) if files.evaluations else None,
@@ -71,10 +71,13 @@ def _both(
 ) -> tuple[Markup, Markup] | None:
     if not drawn:
         return None
-    margin = 20 + round(6.4 * max(len(canvas.plain(curve.name, 18)) for curve in drawn))
+    margin = 28 + round(6.4 * max(len(canvas.plain(curve.name, 18)) for curve in drawn))
     paint: Callable[[Axes], None] = curves.lines(drawn, extent=extent, resumes=files.resumes)
     ends = ", ".join(f"{curve.name} {text.number(curve.values[-1])}" for curve in drawn)
-    wide, narrow = canvas.Box(510, 300, right=margin, top=20), canvas.Box(400, 270, right=margin, top=20)
+    wide, narrow = (
+        canvas.Box(500, 310, right=margin, top=20, bottom=48),
+        canvas.Box(400, 280, right=margin, top=20, bottom=48),
+    )
     return (
         canvas.picture(paint, box=wide, identity=f"{identity}w", label=f"{label} At the end: {ends}.", kind="wide"),
         canvas.picture(paint, box=narrow, identity=f"{identity}n", label=f"{label} At the end: {ends}.", kind="narrow"),
@@ -103,7 +106,8 @@ def _distance_table(files: RunFiles) -> Table:
         (Shown(str(record.step)), *(Shown(text.number(record.kl_to_teacher.get(t))) for t in files.teachers))
         for record in evenly(measured, TABLE_STEPS)
     ]
-    return Table("KL(teacher || student) in nats at some of the logged steps", ("Step", *files.teachers), tuple(rows))
+    caption = "KL(teacher ‖ student) in nats at some of the logged steps"
+    return Table(caption, ("Step", *files.teachers), tuple(rows), teachers_in="head")
 
 
 def _evaluation_table(records: Sequence[Record]) -> Table:

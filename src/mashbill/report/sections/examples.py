@@ -53,10 +53,14 @@ class Position(NamedTuple):
 
 
 class Strip(NamedTuple):
-    """One example: where it comes from, its positions, and those on which the teachers disagree most."""
+    """One example: where it comes from, its positions, and those on which the teachers disagree most.
+
+    A language model's strip starts with a token that nobody predicted here: it is shown without a colour.
+    """
 
     place: str
     row_id: str
+    start: str
     positions: tuple[Position, ...]
     contested: tuple[Position, ...]
     n_cut: int
@@ -66,7 +70,8 @@ def section(files: RunFiles) -> dict[str, object]:
     """Return the chosen examples; at most a fixed number, taken in turn from each set in the order of the file."""
     if not files.examples:
         return {"missing": "There is no examples.json, or it is empty: no rows were kept to show."}
-    is_row = all(len(example.tokens) == 1 for example in files.examples)
+    kind = files.result.kind if files.result else files.run.student.kind
+    is_row = kind != "causal_lm" and all(len(example.tokens) == 1 for example in files.examples)
     kept = _choose(files.examples)
     largest = max((d for example in kept for d in example.disagreement if math.isfinite(d)), default=0.0)
     return {
@@ -89,8 +94,7 @@ def _choose(examples: Sequence[Example]) -> list[Example]:
         if kept and (n_tokens > MAX_TOKENS or n_bytes > MAX_BYTES):
             break
         kept.append(example)
-    names = list(dict.fromkeys(example.set for example in examples))
-    return sorted(kept, key=lambda example: names.index(example.set))
+    return kept
 
 
 def _size(example: Example) -> int:
@@ -100,22 +104,25 @@ def _size(example: Example) -> int:
 
 
 def _strip(files: RunFiles, example: Example, largest: float, *, is_row: bool) -> Strip:
-    positions = tuple(_position(files, example, t, largest) for t in range(min(len(example.tokens), MAX_TOKENS)))
+    positions = tuple(
+        _position(files, example, t, largest, is_row=is_row) for t in range(min(len(example.tokens), MAX_TOKENS))
+    )
     contested = sorted(range(len(positions)), key=lambda t: -example.disagreement[t])[:N_CONTESTED]
     place = " · ".join(part for part in (example.set, example.task, example.context) if part and part != "all")
     return Strip(
         place=place,
         row_id=str(example.row_id),
+        start="" if is_row else example.tokens[0],
         positions=positions,
         contested=() if is_row else tuple(positions[t] for t in sorted(contested)),
         n_cut=len(example.tokens) - len(positions),
     )
 
 
-def _position(files: RunFiles, example: Example, t: int, largest: float) -> Position:
+def _position(files: RunFiles, example: Example, t: int, largest: float, *, is_row: bool) -> Position:
     disagreement, label, student = example.disagreement[t], example.labels[t], example.student[t]
     share = disagreement / largest if largest > 0 and math.isfinite(disagreement) else 0.0
-    token = example.tokens[t]
+    token = example.tokens[t] if is_row else _target(example, t)
     return Position(
         token=token if len(token) <= MAX_CHARACTERS else token[:MAX_CHARACTERS] + "…",
         label=label,
@@ -127,6 +134,17 @@ def _position(files: RunFiles, example: Example, t: int, largest: float) -> Posi
         is_right=None if label is None or student is None else label == student,
         shares=tuple(_share(files, example, t, index) for index in range(len(files.teachers))),
     )
+
+
+def _target(example: Example, t: int) -> str:
+    """Return the token that was to be predicted at ``t``: the label, in the spelling of the running text if known."""
+    label = example.labels[t]
+    following = example.tokens[t + 1] if t + 1 < len(example.tokens) else None
+    if label is None:
+        return following or text.NOTHING
+    # A label decoded alone loses its leading space, or shows a piece of a character as bytes.
+    is_same = following is not None and (following.strip() == label.strip() or "\\x" in label)
+    return following if following is not None and is_same else label
 
 
 def _share(files: RunFiles, example: Example, t: int, index: int) -> Share:

@@ -45,8 +45,13 @@ def section(files: RunFiles) -> dict[str, object]:
         for name, file in run.data.items()
     ]
     teachers = [
-        Fact(each.id, " · ".join(part for part in (each.kind, each.source, shorten(each.sha256)) if part), each.sha256)
+        Fact(
+            each.id,
+            " · ".join(part for part in (each.kind, each.source, package, shorten(each.sha256)) if part),
+            "; ".join(f"{key}: {value}" for key, value in ({"sha256": each.sha256} | each.others).items() if value),
+        )
         for each in run.teachers
+        for package in (" ".join(part for part in (each.package, each.version) if part),)
     ]
     student = [
         Fact("kind", run.student.kind or text.NOTHING),

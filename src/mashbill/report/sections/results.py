@@ -19,10 +19,8 @@ def section(files: RunFiles) -> dict[str, object]:
         "panels": [_panel(files, result, name, number) for number, name in enumerate(sets)],
         "table": _overall_table(files, result, sets),
         "parts": [
-            {"by": by, "table": table}
+            (by, [table for name in sets if (table := _part_table(files, result, name, by))])
             for by in ("task", "context")
-            for name in sets
-            if (table := _part_table(files, result, name, by))
         ],
     }
 
@@ -33,7 +31,10 @@ def display_name(who: str) -> str:
     >>> display_name("teacher:law"), display_name("pool")
     ('law', 'pooled teachers')
     """
-    return "pooled teachers" if who == "pool" else who.removeprefix("teacher:")
+    name = who.removeprefix("teacher:")
+    if who == name:
+        return {"pool": "pooled teachers"}.get(who, who)
+    return f"teacher {name}" if name in ("student", "pool", "pooled teachers") else name
 
 
 def order(files: RunFiles, entries: dict[str, Entry]) -> list[str]:
@@ -97,7 +98,7 @@ def _overall_table(files: RunFiles, result: Result, sets: list[str]) -> Table:
             cells = [text.shown(verdict.interval_of(entry, measure), measure) for measure in measures]
             cells += [text.shown(entry.safety, "safety")] if has_safety else []
             rows.append((Shown(name), Shown(display_name(who)), Shown(text.count(entry.n)), *cells))
-    return Table("Over all rows of each set", head, tuple(rows), n_text=2)
+    return Table("Over all rows of each set", head, tuple(rows), n_text=2, teachers_in="text")
 
 
 def _part_table(files: RunFiles, result: Result, name: str, by: str) -> Table | None:
@@ -106,7 +107,7 @@ def _part_table(files: RunFiles, result: Result, name: str, by: str) -> Table | 
     if len(parts) < 2:
         return None
     found = {(entry.name, entry.who): entry for entry in entries}
-    who = [each for each in order(files, {entry.who: entry for entry in entries})]
+    who = order(files, {entry.who: entry for entry in entries})
     rows = []
     for part in parts:
         n = max(entry.n for entry in entries if entry.name == part)
@@ -116,4 +117,4 @@ def _part_table(files: RunFiles, result: Result, name: str, by: str) -> Table | 
             cells.append(text.shown(verdict.interval_of(entry, result.primary) if entry else None, result.primary))
         rows.append((Shown(part), Shown(text.count(n)), *cells))
     head = (by.capitalize(), "n", *(display_name(each) for each in who))
-    return Table(f"{name}: {result.primary} by {by}", head, tuple(rows))
+    return Table(f"{name}: {result.primary} by {by}", head, tuple(rows), teachers_in="head")

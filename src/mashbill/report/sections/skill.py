@@ -53,4 +53,4 @@ def _table(caption: str, by: str, cells: list[Cell]) -> Table:
         )
         for cell in cells
     ]
-    return Table(caption, head, tuple(rows), n_text=1 + len(part))
+    return Table(caption, head, tuple(rows), n_text=1 + len(part), teachers_in="text")

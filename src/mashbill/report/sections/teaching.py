@@ -1,6 +1,6 @@
 """Who taught what: weights over steps, and final weights beside measured skill."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from markupsafe import Markup
@@ -33,10 +33,8 @@ def section(files: RunFiles) -> dict[str, object]:
     extent = (float(min(0, logged[0].step)), float(logged[-1].step))
     extent = (float(logged[0].step), extent[1]) if len(logged) > 1 else extent
     return {
-        "wide": _large(files, logged, extent, canvas.Box(1040, 330, right=_names(files), left=34), "streamw", "wide"),
-        "narrow": _large(
-            files, logged, extent, canvas.Box(400, 280, right=_names(files), left=30), "streamn", "narrow"
-        ),
+        "wide": _large(files, logged, extent, is_wide=True),
+        "narrow": _large(files, logged, extent, is_wide=False),
         "table": _steps_table(files, logged),
         "multiples": [each for by in ("task", "context") if (each := _multiples(files, logged, extent, by))],
         "heat": [each for by in ("task", "context") if (each := heat(files, by))],
@@ -76,7 +74,9 @@ def heat(files: RunFiles, by: str) -> dict[str, object] | None:
     agree = sum(_top(weights[name]) == _top([value or 0.0 for value in skills[name]]) for name in known)
     return {
         "by": by,
-        "weight": _heat_table(f"Final weight by {by}", weights, (0.0, 1.0), files, digits=0),
+        "weight": _heat_table(
+            f"Final weight by {by}", weights, (0.0, max(map(max, weights.values()))), files, digits=0
+        ),
         "skill": _heat_table(f"Measured accuracy by {by}", skills, _range(skills), files) if skills else None,
         "agree": (agree, len(known)) if known else None,
     }
@@ -92,15 +92,16 @@ def _names(files: RunFiles) -> int:
     return 34 + round(6.4 * max(len(canvas.plain(teacher, 18)) for teacher in files.teachers))
 
 
-def _large(
-    files: RunFiles, logged: Sequence[Record], extent: tuple[float, float], box: canvas.Box, identity: str, kind: str
-) -> Markup:
+def _large(files: RunFiles, logged: Sequence[Record], extent: tuple[float, float], *, is_wide: bool) -> Markup:
+    size = (1040, 320) if is_wide else (400, 280)
+    box = canvas.Box(*size, right=_names(files), left=26, bottom=44)
+    kind = "wide" if is_wide else "narrow"
     stream = streams.condense(series(logged, files.teachers, "all", ""), 120)
     ends = final_weights(logged, files.teachers, "all", "") or []
     told = ", ".join(f"{teacher} {text.percent(end, 0)}" for teacher, end in zip(files.teachers, ends, strict=True))
     paint = streams.area(stream, extent=extent, teachers=files.teachers)
     label = f"Mean weight of each teacher over training steps, stacked. At the end: {told}."
-    return canvas.picture(paint, box=box, identity=identity, label=label, kind=kind)
+    return canvas.picture(paint, box=box, identity=f"stream-{kind}", label=label, kind=kind)
 
 
 def _multiples(
@@ -127,7 +128,7 @@ def _multiples(
         panels.append(Panel(name, svg))
     if not panels:
         return None
-    table = Table(f"Final weight by {by}", (by.capitalize(), *files.teachers), tuple(rows))
+    table = Table(f"Final weight by {by}", (by.capitalize(), *files.teachers), tuple(rows), teachers_in="head")
     return {"by": by, "panels": panels, "n_left_out": len(rows) - len(panels), "table": table}
 
 
@@ -136,7 +137,7 @@ def _steps_table(files: RunFiles, logged: Sequence[Record]) -> Table:
         (Shown(str(record.step)), *(Shown(text.percent(record.weights.all.get(t, 0.0))) for t in files.teachers))
         for record in evenly(logged, TABLE_STEPS)
     ]
-    return Table("Mean weight at some of the logged steps", ("Step", *files.teachers), tuple(rows))
+    return Table("Mean weight at some of the logged steps", ("Step", *files.teachers), tuple(rows), teachers_in="head")
 
 
 def evenly(records: Sequence[Record], n: int) -> list[Record]:
@@ -168,9 +169,12 @@ def _top(values: Sequence[float]) -> int:
 
 
 def _heat_table(
-    caption: str, rows: dict[str, Sequence[float | None]] | dict[str, list[float]] | dict[str, list[float | None]],
-    span: tuple[float, float], files: RunFiles, digits: int = 1,
-) -> Table:  # fmt: skip
+    caption: str,
+    rows: Mapping[str, Sequence[float | None]],
+    span: tuple[float, float],
+    files: RunFiles,
+    digits: int = 1,
+) -> Table:
     low, high = span
 
     def cell(value: float | None) -> Shown:
@@ -179,4 +183,5 @@ def _heat_table(
         share = (value - low) / (high - low) if high > low else 0.0
         return Shown(text.percent(value, digits), tint=round(palette.TINT_LIMIT * share))
 
-    return Table(caption, ("", *files.teachers), tuple((Shown(name), *map(cell, row)) for name, row in rows.items()))
+    body = tuple((Shown(name), *map(cell, row)) for name, row in rows.items())
+    return Table(caption, ("", *files.teachers), body, teachers_in="head")

@@ -5,14 +5,14 @@ from typing import NamedTuple
 
 from mashbill.report import text, verdict
 from mashbill.report.records import RunFiles
-from mashbill.report.schema import Entry, Interval
+from mashbill.report.schema import Interval
 from mashbill.report.sections.arms import Difference, differences
 
-NAMES = {"above": "above", "within": "within the interval", "below": "below", "undecided": "no interval"}
+STANDING = {"above": "above", "within": "within the interval", "below": "below", "undecided": "without an interval"}
 
 
 class Bar(NamedTuple):
-    """One interval of a tile's small picture, in percent of its width."""
+    """One interval of a tile's small picture, in percent of its width; no teacher: the student."""
 
     name: str
     left: float
@@ -21,161 +21,164 @@ class Bar(NamedTuple):
     teacher: int | None
 
 
+class Claim(NamedTuple):
+    """One verdict: the word for it, what is claimed, and what that rests on."""
+
+    verdict: str
+    strong: str
+    rest: str
+    basis: str = ""
+
+
 class Tile(NamedTuple):
-    """One verdict: a name, the number, the word for it, and what it rests on."""
+    """The verdicts on one evaluation set, or on one side of the run."""
 
     name: str
     value: str
-    verdict: str
-    claim: str
-    detail: str
+    unit: str
+    claims: tuple[Claim, ...]
     bars: tuple[Bar, ...] = ()
 
 
 def section(files: RunFiles) -> dict[str, object]:
-    """Return the headline sentence and the groups of tiles."""
+    """Return the headline sentence and the tiles: one for each set, then calibration and integrity."""
+    gains = {gain.set: gain for gain in differences(files.comparison)}
+    names = list(dict.fromkeys([*(verdict.sets_of(files.result) if files.result else ()), *gains]))
+    tiles = [_set_tile(files, name, gains.get(name)) for name in names]
+    return {"headline": _headline(files), "tiles": [*tiles, *_calibration_tile(files), _integrity_tile(files)]}
+
+
+def _headline(files: RunFiles) -> str:
     result = files.result
-    duels = (
-        [d for name in verdict.sets_of(result) if (d := verdict.duel(result, name, result.primary))] if result else []
-    )
-    groups = [
-        ("Against the best single teacher", [_duel_tile(files, duel) for duel in duels]),
-        ("Against equal weights", [_arm_tile(difference) for difference in differences(files.comparison)]),
-        ("Safety on critical rows", _safety_tiles(files)),
-        ("The run", [*_calibration_tiles(files), _integrity_tile(files)]),
-    ]
-    return {"headline": _headline(duels), "groups": [group for group in groups if group[1]]}
-
-
-def _headline(duels: list[verdict.Duel]) -> str:
-    if not duels:
+    duels = [verdict.duel(result, name, result.primary) for name in verdict.sets_of(result)] if result else []
+    tally = Counter(duel.verdict for duel in duels if duel)
+    if not tally:
         return "There is no final evaluation, so nothing can be said about the student yet."
-    tally = Counter(duel.verdict for duel in duels)
-    parts = [f"{NAMES[key]} on {tally[key]}" for key in NAMES if tally[key]]
+    parts = [f"{STANDING[key]} on {tally[key]}" for key in STANDING if tally[key]]
     joined = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
-    return (
-        f"Against its best single teacher, over {text.plural(len(duels), 'evaluation set')}, the student is {joined}."
+    sets = text.plural(sum(tally.values()), "evaluation set")
+    return f"Against its best single teacher, over {sets}, the student is {joined}."
+
+
+def _set_tile(files: RunFiles, name: str, gain: Difference | None) -> Tile:
+    result = files.result
+    student = verdict.overall(result, name).get("student") if result else None
+    claims, bars, value, unit = [], (), text.NOTHING, "no final evaluation"
+    if result is not None and student is not None:
+        found = verdict.interval_of(student, result.primary)
+        value = text.measure(found.value if found else None, result.primary)
+        rows = text.plural(student.n, "token" if result.kind == "causal_lm" else "row")
+        unit = f"{result.primary}{', lower is better,' if result.primary == 'perplexity' else ''} over {rows}"
+        duel = verdict.duel(result, name, result.primary)
+        claims.append(_duel_claim(duel, "best"))
+        bars = _bars(files, duel)
+    if gain is not None:
+        claims.append(_gain_claim(gain))
+    if result is not None and student is not None:
+        claims.append(_safety_claim(student.n_critical, student.safety, verdict.duel(result, name, "safety")))
+    return Tile(name, value, unit, tuple(claims), bars)
+
+
+def _duel_claim(duel: verdict.Duel | None, title: str, basis: str = "") -> Claim:
+    if duel is None:
+        return Claim("undecided", "no teacher", "was measured to set it against", basis)
+    theirs = verdict.interval_of(duel.teacher, duel.measure)
+    name, value = (
+        duel.teacher.who.removeprefix("teacher:"),
+        text.measure(theirs.value if theirs else None, duel.measure),
     )
-
-
-def _duel_tile(files: RunFiles, duel: verdict.Duel) -> Tile:
-    ours, theirs = verdict.interval_of(duel.student, duel.measure), verdict.interval_of(duel.teacher, duel.measure)
-    assert ours is not None and theirs is not None, "a duel has both intervals"
-    name = duel.teacher.who.removeprefix("teacher:")
-    value = text.measure(theirs.value, duel.measure)
-    claim = {
-        "above": f"above {name}, the best single teacher, at {value}",
-        "within": f"within the interval of {name}, the best single teacher, at {value}",
-        "below": f"below {name}, the best single teacher, at {value}",
-        "undecided": f"no interval to set it against {name} at {value}",
+    strong = {
+        "above": f"above {name}",
+        "within": f"within the interval of {name}",
+        "below": f"below {name}",
+        "undecided": f"no interval against {name}",
     }[duel.verdict]
-    return Tile(
-        name=duel.set,
-        value=text.measure(ours.value, duel.measure),
-        verdict=duel.verdict,
-        claim=claim,
-        detail=f"{_unit(files, duel.measure)} over {text.plural(duel.student.n, _rows(files))}",
-        bars=_bars(ours, theirs, name, files),
+    if duel.gain is not None:
+        basis = f"paired by row: {difference(duel.gain, duel.measure)}"
+    return Claim(duel.verdict, strong, f", the {title} single teacher, at {value}", basis)
+
+
+def difference(gain: Interval, measure: str) -> str:
+    """Return a paired difference with its interval, e.g. ``+1.2 points, +0.4 to +2.0``."""
+    scale, digits, unit = (100, 1, "points") if measure == "accuracy" else (1, 3, "nats")
+    value, *ends = (
+        f"{scale * each:+.{digits}f}".replace("-", "−") for each in (gain.value, *(verdict.ends_of(gain) or ()))
     )
+    return f"{value} {unit}{', ' + ' to '.join(ends) if ends else ''}"
 
 
-def _unit(files: RunFiles, measure: str) -> str:
-    if measure == "accuracy":
-        return "Accuracy"
-    return "Perplexity, lower is better," if measure == "perplexity" else measure.capitalize()
-
-
-def _rows(files: RunFiles) -> str:
-    return "token" if files.result and files.result.kind == "causal_lm" else "row"
-
-
-def _bars(ours: Interval, theirs: Interval, teacher: str, files: RunFiles) -> tuple[Bar, ...]:
-    ends = [end for each in (ours, theirs) for end in (each.low, each.high)]
-    if not all(text.is_number(end) for end in ends):
-        return ()
-    known = [end for end in ends if end is not None]
-    low, high = min(known), max(known)
-    pad = 0.08 * (high - low) or 1e-9
-    scale = 100 / (high - low + 2 * pad)
-
-    def bar(name: str, each: Interval, index: int | None) -> Bar:
-        start, end = each.low or 0.0, each.high or 0.0
-        at = [round(scale * (x - low + pad), 2) for x in (start, end, each.value)]
-        return Bar(name, at[0], round(at[1] - at[0], 2), at[2], index)
-
-    return bar("student", ours, None), bar(teacher, theirs, files.teachers.index(teacher))
-
-
-def _arm_tile(difference: Difference) -> Tile:
-    n, n_above = len(difference.values), sum(value > 0 for value in difference.values)
-    n_below = sum(value < 0 for value in difference.values)
+def _gain_claim(gain: Difference) -> Claim:
+    n, n_above = len(gain.values), sum(value > 0 for value in gain.values)
+    n_below = sum(value < 0 for value in gain.values)
     standing = "above" if n_above == n else "below" if n_below == n else "within"
-    word = {"above": "better", "below": "worse", "within": "better"}[standing]
-    claim = f"{word} with {n_above if standing != 'below' else n_below} of {n} seeds"
-    mean = sum(difference.values) / n
-    ends = f"{difference.show(min(difference.values))} to {difference.show(max(difference.values))}"
-    return Tile(
-        name=difference.set,
-        value=difference.show(mean),
-        verdict=standing,
-        claim=claim if n > 1 else f"{claim}; one seed shows nothing about chance",
-        detail=f"Mean gain in {difference.unit}; single seeds from {ends}",
-    )
+    word, times = ("worse", n_below) if standing == "below" else ("better", n_above)
+    chance = "" if n > 1 else "; one seed shows nothing about chance"
+    basis = f"single seeds from {gain.show(min(gain.values))} to {gain.show(max(gain.values))}"
+    if gain.paired is not None:
+        standing = verdict.sign(gain.paired) if gain.is_clear else "within"
+        basis += f"; paired by row: {difference(gain.paired, gain.measure)}"
+    strong = f"{gain.show(sum(gain.values) / n)} {gain.unit}"
+    return Claim(standing, strong, f" against equal weights, {word} with {times} of {n} seeds{chance}", basis)
 
 
-def _safety_tiles(files: RunFiles) -> list[Tile]:
-    if files.result is None:
-        return []
-    tiles = []
-    for name in verdict.sets_of(files.result):
-        student = verdict.overall(files.result, name).get("student")
-        if student is not None and student.safety is not None and student.n_critical:
-            tiles.append(_safety_tile(files, student, verdict.duel(files.result, name, "safety")))
-    if not tiles:
-        note = "The recipe or the evaluation sets declare none, so nothing is claimed about safety."
-        tiles.append(Tile("Critical rows", "none", "undecided", "not measured", note))
-    return tiles
+def _safety_claim(n_critical: int, safety: Interval | None, duel: verdict.Duel | None) -> Claim:
+    if not n_critical or safety is None:
+        return Claim("undecided", "no critical rows", " in this set: nothing is claimed about safety")
+    rows = f"{text.percent(safety.value)} on {text.plural(n_critical, 'critical row')}"
+    against = _duel_claim(duel, "safest")
+    return Claim(against.verdict, rows, f": {against.strong}{against.rest}")
 
 
-def _safety_tile(files: RunFiles, student: Entry, duel: verdict.Duel | None) -> Tile:
-    assert student.safety is not None, "the caller looked"
-    rows = f"Success on {text.plural(student.n_critical, 'critical row')}"
-    value = text.percent(student.safety.value)
-    if duel is None or duel.teacher.safety is None:
-        return Tile(student.set, value, "undecided", "no teacher to set it against", rows)
+def _bars(files: RunFiles, duel: verdict.Duel | None) -> tuple[Bar, ...]:
+    if duel is None or duel.verdict == "undecided":
+        return ()
     name = duel.teacher.who.removeprefix("teacher:")
-    claim = f"{NAMES[duel.verdict]}{' of' if duel.verdict == 'within' else ''} {name}, the safest single teacher, at"
-    claim = claim if duel.verdict != "undecided" else f"no interval to set it against {name} at"
-    bars = _bars(student.safety, duel.teacher.safety, name, files)
-    return Tile(student.set, value, duel.verdict, f"{claim} {text.percent(duel.teacher.safety.value)}", rows, bars)
+    both = [verdict.interval_of(entry, duel.measure) for entry in (duel.student, duel.teacher)]
+    points = [(each.low or 0.0, each.high or 0.0, each.value) for each in both if each]
+    low, high = min(each[0] for each in points), max(each[1] for each in points)
+    room = 0.08 * (high - low) or 1e-9
+    scale = 100 / (high - low + 2 * room)
+    bars = []
+    for (start, end, value), who, index in zip(
+        points, ("student", name), (None, files.teachers.index(name)), strict=True
+    ):
+        left, right, dot = (round(scale * (x - low + room), 2) for x in (start, end, value))
+        bars.append(Bar(who, left, round(right - left, 2), dot, index))
+    return tuple(bars)
 
 
-def _calibration_tiles(files: RunFiles) -> list[Tile]:
+def _calibration_tile(files: RunFiles) -> list[Tile]:
     if files.result is None:
         return []
-    names = verdict.sets_of(files.result)
-    entries = [verdict.overall(files.result, name) for name in names]
-    errors = [each["student"].calibration_error for each in entries if "student" in each]
-    known = [error for error in errors if error is not None and text.is_number(error)]
-    if not known:
+    entries = [verdict.overall(files.result, name) for name in verdict.sets_of(files.result)]
+    ours, pools = (
+        [e for each in entries if who in each and (e := each[who].calibration_error) is not None and text.is_number(e)]
+        for who in ("student", "pool")
+    )
+    if not ours:
         return []
-    pool = [each["pool"].calibration_error for each in entries if "pool" in each]
-    pools = [error for error in pool if error is not None and text.is_number(error)]
+    unit = f"expected calibration error, mean over {text.plural(len(ours), 'set')}"
     beside = (
-        f"the pooled teachers reach {text.percent(sum(pools) / len(pools))}" if pools else "no pool to set it against"
+        f"{text.percent(sum(pools) / len(pools))} for the pooled teachers" if pools else "no pool to set it against"
     )
-    detail = (
-        f"Expected calibration error, mean over {text.plural(len(known), 'set')}; without an interval, so no verdict"
-    )
-    return [Tile("Calibration", text.percent(sum(known) / len(known)), "undecided", beside, detail)]
+    return [
+        Tile(
+            "Calibration",
+            text.percent(sum(ours) / len(ours)),
+            unit,
+            (Claim("undecided", beside, "; without intervals, so no verdict"),),
+        )
+    ]
 
 
 def _integrity_tile(files: RunFiles) -> Tile:
     run = files.run
-    resumes = "never interrupted" if not run.resumes else f"taken up again {text.plural(run.resumes, 'time')}"
-    last = f"last logged step {files.steps[-1].step}" if files.steps else "no step was logged"
-    if files.torn:
-        last += "; its last record is cut short"
     good = run.status == "finished"
-    claim = f"the run ended as planned, {resumes}" if good else f"the run did not end as planned, {resumes}"
-    return Tile("Integrity", run.status, "above" if good else "below", claim, last[0].upper() + last[1:])
+    ended = Claim("above" if good else "below", "ended" if good else "did not end", " as planned")
+    times = text.plural(run.resumes, "time")
+    resumed = Claim("undecided", f"taken up again {times}" if run.resumes else "never interrupted", "")
+    claims = [ended, resumed]
+    if files.torn:
+        claims.append(Claim("undecided", "the last record is cut short", ", as by a process that was killed"))
+    unit = f"last logged step {files.steps[-1].step}" if files.steps else "no step was logged"
+    return Tile("Integrity", run.status, unit, tuple(claims))
