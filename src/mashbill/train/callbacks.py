@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -11,6 +11,7 @@ from mashbill.train import recipe
 from mashbill.train.protocol import Student
 
 
+@runtime_checkable
 class Reporter(Protocol):
     """Receives what a run logs."""
 

@@ -68,7 +68,7 @@ def hash_ngrams(texts: Sequence[str], *, lowest: int, highest: int, buckets: int
 
 
 def _scramble(values: np.ndarray, n: int) -> np.ndarray:
-    mixed = (values + np.uint64(n) * _MULTIPLIER) * _MIX
+    mixed = (values + np.uint64(n * int(_MULTIPLIER) % 2**64)) * _MIX  # in Python: a scalar overflow would warn
     mixed ^= mixed >> np.uint64(29)
     mixed *= _MULTIPLIER
     return mixed ^ (mixed >> np.uint64(32))

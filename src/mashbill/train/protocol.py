@@ -90,6 +90,7 @@ class Student(Protocol):
         ...
 
 
+@runtime_checkable
 class StudentArchitecture(Protocol):
     """What a plug-in of kind ``students`` is: a call from labels and options to a student."""
 
