@@ -8,7 +8,7 @@ Exit codes: 2 user error, 3 teacher or transport, 4 data corruption, 5 numeric s
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -136,7 +136,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def _rendered(problems: tuple[Problem, ...]) -> str:
-    lines = [problem.render() for problem in problems[:MAX_SHOWN]]
+    # Neighbours that need the same help get it once, below the last of them.
+    after = [problem.help for problem in problems[1:MAX_SHOWN]] + [""]
+    lines = [
+        replace(problem, help="" if problem.help == next_help else problem.help).render()
+        for problem, next_help in zip(problems[:MAX_SHOWN], after, strict=True)
+    ]
     if len(problems) > MAX_SHOWN:
         lines.append(f"... and {len(problems) - MAX_SHOWN} more")
     return "\n".join(lines)

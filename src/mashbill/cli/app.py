@@ -7,15 +7,15 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+import mashbill
 from mashbill.cli import distill, doctor, export, init, report, scorecard, validate
 from mashbill.cli.reply import Reply, show, show_error
 from mashbill.errors import MashbillError
 
-INTERRUPTED = 130
 EVERYWHERE = "Everywhere: --json prints one JSON object on standard output, --debug shows tracebacks."
 
 app = typer.Typer(
@@ -39,13 +39,22 @@ for _command in COMMANDS:
     app.command(epilog=EVERYWHERE)(_command)
 
 
+def _version(is_wanted: bool) -> None:
+    if is_wanted:
+        print(mashbill.__version__)
+        raise typer.Exit
+
+
 @app.callback()
 def _global(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Declare for the help text what :func:`main` has taken out of the arguments already."""
-    del as_json, debug
+    del as_json, debug, version
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,9 +67,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     as_json, debug = "--json" in given, "--debug" in given
     rest = [argument for argument in given if argument not in ("--json", "--debug")]
     try:
-        return _answered(app(rest, prog_name="mashbill", standalone_mode=False), as_json=as_json)
+        result = app(rest, prog_name="mashbill", standalone_mode=False)
+        if isinstance(result, Reply):
+            show(result, as_json=as_json)
+            return result.exit_code
+        code = result if isinstance(result, int) else 0  # after --help, or the code of an exit
+        return _interrupted(given, as_json=as_json) if code == StoppedError.exit_code else code
     except KeyboardInterrupt:
-        return _interrupted()
+        return _interrupted(given, as_json=as_json)
     except BrokenPipeError:  # whoever read our output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -72,18 +86,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return known.exit_code
 
 
-def _answered(result: Any, *, as_json: bool) -> int:
-    if isinstance(result, Reply):
-        show(result, as_json=as_json)
-        sys.stdout.flush()
-        return result.exit_code
-    code = result if isinstance(result, int) else 0  # after --help, or the code of an exit
-    return _interrupted() if code == INTERRUPTED else code
-
-
-def _interrupted() -> int:
-    print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
-    return INTERRUPTED
+def _interrupted(given: Sequence[str], *, as_json: bool) -> int:
+    help = "the same command continues from the last checkpoint" if "distill" in given else ""
+    show_error(StoppedError("interrupted", help=help), as_json=as_json)
+    return StoppedError.exit_code
 
 
 def _as_known(error: Exception) -> MashbillError:
@@ -96,6 +102,12 @@ def _as_known(error: Exception) -> MashbillError:
     if isinstance(error, OSError) and error.filename is not None:
         return MashbillError(f"{error.strerror}: {error.filename}")
     return _InternalError(f"internal error: {type(error).__name__}: {error}", help="run it again with --debug")
+
+
+class StoppedError(MashbillError):
+    """Somebody asked to stop."""
+
+    exit_code = 130
 
 
 class _InternalError(MashbillError):

@@ -37,7 +37,8 @@ def distill(
     if loaded.recipe.compare is not None:
         compare(loaded, progress=progress)
     page = write_report(result.directory)
-    value = {"run": result.directory, "status": result.status, "steps": result.step, "report": page}
+    value: dict[str, Any] = {"run": result.directory, "status": result.status, "steps": result.step, "report": page}
+    value["entries"] = [entry for entry in (result.result or {}).get("entries", ()) if entry["by"] == "all"]
     head = f"{result.status} after {result.step} steps: {result.directory}"
     return Reply([head, *summary(result.result or {}), f"report: {page}"], value)
 

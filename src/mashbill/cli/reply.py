@@ -26,7 +26,7 @@ class Reply:
 
 def show(reply: Reply, *, as_json: bool) -> None:
     """Print a reply on standard output."""
-    print(json.dumps(reply.value, default=str) if as_json else "\n".join(reply.lines))
+    print(json.dumps(reply.value, default=str) if as_json else "\n".join(reply.lines), flush=True)
 
 
 def show_error(error: MashbillError, *, as_json: bool) -> None:
