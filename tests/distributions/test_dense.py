@@ -19,7 +19,7 @@ def test_from_probs_round_trips_with_zeros():
 
 @pytest.mark.parametrize("row", [[0.5, 0.6], [1.5, -0.5], [torch.nan, 1.0]])
 def test_from_probs_refuses_what_is_no_distribution(row):
-    with pytest.raises(ValueError, match="sum to 1 within 0.0001"):
+    with pytest.raises(ValueError, match=r"sum to 1 within 0\.0001"):
         Dense.from_probs(torch.tensor(row))
 
 

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -36,7 +37,9 @@ def test_temperature_one_changes_nothing(family):
     assert family(logprobs, temperature=1.0) is logprobs
 
 
-@pytest.mark.parametrize(("family", "pairs"), [(soften.power, [(0.5, 3.0), (2.0, 4.0)]), (soften.mixture, [(2.0, 3.0)])])
+@pytest.mark.parametrize(
+    ("family", "pairs"), [(soften.power, [(0.5, 3.0), (2.0, 4.0)]), (soften.mixture, [(2.0, 3.0)])]
+)
 def test_semigroup(family, pairs):
     logprobs = random_logprobs(8, 6)
     for first, second in pairs:
@@ -48,7 +51,7 @@ def test_semigroup(family, pairs):
 def test_entropy_grows_and_ranking_stays(family):
     logprobs = random_logprobs(20, 6)
     softened = [family(logprobs, temperature=t) for t in (1.0, 1.5, 2.0, 5.0, 20.0)]
-    for before, after in zip(softened, softened[1:], strict=False):
+    for before, after in itertools.pairwise(softened):
         assert (entropy(after) > entropy(before)).all()
         assert (after.argsort(-1) == logprobs.argsort(-1)).all()
 

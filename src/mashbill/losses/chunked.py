@@ -8,9 +8,10 @@ reference up to rounding.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from mashbill import numerics
 from mashbill.distributions.dense import Dense
@@ -54,9 +55,8 @@ class _Loss(torch.autograd.Function):
     """Gradient in the forward pass; the backward pass only scales it."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, logits: Tensor, job: _Job) -> tuple[Tensor, Tensor, Tensor]:
-        wants_gradient = ctx.needs_input_grad[0]
-        total, divergence, cross_entropy, grad = _compute(logits, job, wants_gradient=wants_gradient)
+    def forward(ctx: Any, logits: Tensor, job: _Job) -> tuple[Tensor, Tensor, Tensor]:
+        total, divergence, cross_entropy, grad = _compute(logits, job, wants_gradient=ctx.needs_input_grad[0])
         ctx.mark_non_differentiable(divergence, cross_entropy)
         ctx.set_materialize_grads(False)
         if grad is not None:
@@ -64,29 +64,31 @@ class _Loss(torch.autograd.Function):
         return total, divergence, cross_entropy
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, *grads: Tensor | None) -> tuple[Tensor | None, None]:
-        outer = grads[0]
-        if outer is None:
-            return None, None
-        (saved,) = ctx.saved_tensors
-        # Never in place: the graph may be kept and walked again. On the CPU a look at the factor costs nothing and
-        # often saves the copy; elsewhere it would stop the device.
-        if outer.device.type == "cpu" and outer.item() == 1:
-            return saved, None
-        return saved * outer, None
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, None]:
+        return _scaled(ctx, grad_outputs[0])
 
 
-def _compute(
-    logits: Tensor, job: _Job, *, wants_gradient: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+@once_differentiable
+def _scaled(ctx: Any, outer: Tensor | None) -> tuple[Tensor | None, None]:
+    """Multiply the stored gradient; a second derivative is refused, for the stored one would make it zero."""
+    if outer is None:
+        return None, None
+    (saved,) = ctx.saved_tensors
+    # Never in place: the graph may be kept and walked again. On the CPU a look at the factor costs nothing and often
+    # saves the copy; elsewhere it would stop the device.
+    if outer.device.type == "cpu" and outer.item() == 1:
+        return saved, None
+    return saved * outer, None
+
+
+def _compute(logits: Tensor, job: _Job, *, wants_gradient: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     wide, n_entries = numerics.reduction_dtype(logits.dtype), logits.shape[-1]
     n_positions, objective = job.mask.numel(), job.objective
     n_each = max(1, min(rows_at_once(n_entries, logits.device), n_positions))
     buffers = torch.empty(_n_buffers(job), n_each, n_entries, dtype=wide, device=logits.device)
     divergence = torch.zeros(n_positions, dtype=wide, device=logits.device)
     cross_entropy = torch.zeros_like(divergence)
-    grad = torch.zeros_like(logits, memory_format=torch.contiguous_format) if wants_gradient else None
+    grad = _blank_gradient(logits, job.mask) if wants_gradient else None
     for rows in counted(job.mask, n_each=n_each):
         here = buffers[:, : len(rows)]
         distance, label_loss = _chunk(rows.select(logits), rows, job, here)
@@ -96,6 +98,12 @@ def _compute(
             rows.store(here[_GRADIENT], into=grad.view(-1, n_entries))
     total = objective.divergence_weight * divergence.sum() + objective.cross_entropy_weight * cross_entropy.sum()
     return total, divergence.view(job.mask.shape), cross_entropy.view(job.mask.shape), grad
+
+
+def _blank_gradient(logits: Tensor, mask: Tensor) -> Tensor:
+    # Clearing what is written in full anyway would be a pass over fresh memory, the slowest kind.
+    blank = torch.empty_like if bool(mask.all()) else torch.zeros_like
+    return blank(logits, memory_format=torch.contiguous_format)
 
 
 _GRADIENT = 0
@@ -123,7 +131,7 @@ def _chunk(logits: Tensor, rows: Rows, job: _Job, buffers: Tensor) -> tuple[Tens
         probs=probs,
         plain=more.pop() if _needs_plain(job) else None,
     )
-    _pool(logits, rows, job, reading, q, log_q)
+    _pool(logits, rows, job, reading, q=q, log_q=log_q)
     # The chain rule takes one 1/T of the T^2.
     weight = objective.divergence_weight / objective.temperature
     if objective.kind == "js":
@@ -139,7 +147,7 @@ def _chunk(logits: Tensor, rows: Rows, job: _Job, buffers: Tensor) -> tuple[Tens
     return value, torch.where(labels >= 0, -reading.label_logprob, 0)
 
 
-def _pool(logits: Tensor, rows: Rows, job: _Job, reading: student.StudentRows, q: Tensor, log_q: Tensor) -> None:
+def _pool(logits: Tensor, rows: Rows, job: _Job, reading: student.StudentRows, *, q: Tensor, log_q: Tensor) -> None:
     """Fill ``q`` and ``log_q`` with the pooled teachers."""
     if job.objective.pool == "log_linear":
         log_q.copy_(_log_space(logits, rows, job))

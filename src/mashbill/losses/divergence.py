@@ -12,9 +12,7 @@ from mashbill import numerics
 from mashbill.shapes import Float, Tensor
 
 
-def forward_kl(
-    target: Float[Tensor, "*batch V"], student: Float[Tensor, "*batch V"]
-) -> Float[Tensor, "*batch"]:
+def forward_kl(target: Float[Tensor, "*batch V"], student: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch"]:
     """``KL(q || p_S) = sum q (log q - log p_S)`` in nats: the student must cover what the target does.
 
     >>> p = torch.tensor([0.5, 0.5]).log()
@@ -24,9 +22,7 @@ def forward_kl(
     return (target.exp() * (target - student)).sum(dim=-1)
 
 
-def reverse_kl(
-    target: Float[Tensor, "*batch V"], student: Float[Tensor, "*batch V"]
-) -> Float[Tensor, "*batch"]:
+def reverse_kl(target: Float[Tensor, "*batch V"], student: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch"]:
     """``KL(p_S || q) = sum p_S (log p_S - log q)`` in nats: the student must stay where the target is."""
     return forward_kl(student, target)
 

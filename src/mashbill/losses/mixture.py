@@ -48,8 +48,13 @@ def add_dense(
 
 
 def add_topk(
-    pool: Float[Tensor, "R V"], teacher: TopK, log_weight: Float[Tensor, " R"], student: StudentRows, *,
-    temperature: float, tail: Tail,
+    pool: Float[Tensor, "R V"],
+    teacher: TopK,
+    log_weight: Float[Tensor, " R"],
+    student: StudentRows,
+    *,
+    temperature: float,
+    tail: Tail,
 ) -> Bool[Tensor, " R"]:
     """Add a top-k teacher, softened as a whole, to ``pool``; return the rows where its tail's shape underflowed.
 

@@ -41,7 +41,9 @@ def distillation_loss(
         for teacher in teachers
     ]
     mixture = target.pooled(softened, weights, pool=objective.pool)
-    divergence = objective.distance(mixture, numerics.log_softmax(logits / objective.temperature))
+    # Shifted before divided: what is rounded then is the distance to the largest entry, not the size of both.
+    shifted = logits - logits.detach().amax(dim=-1, keepdim=True)
+    divergence = objective.distance(mixture, numerics.log_softmax(shifted / objective.temperature))
     cross_entropy = _cross_entropy(logprobs, None if labels is None else rows.select(labels))
     total = objective.divergence_weight * divergence.sum() + objective.cross_entropy_weight * cross_entropy.sum()
     return LossOutput(total, _spread(divergence, rows, mask), _spread(cross_entropy, rows, mask))

@@ -60,7 +60,8 @@ class Rows:
 def counted(mask: Bool[Tensor, "B T"], *, n_each: int) -> Iterator[Rows]:
     """Yield the positions that count, ``n_each`` at a time."""
     index = mask.flatten().nonzero().squeeze(1)
-    for part in index.split(n_each):
+    for start in range(0, len(index), n_each):
+        part = index[start : start + n_each]
         first, last = int(part[0]), int(part[-1])
         span = (first, last + 1) if last - first + 1 == len(part) else None
         yield Rows(part, span, mask.shape[1])
@@ -68,5 +69,5 @@ def counted(mask: Bool[Tensor, "B T"], *, n_each: int) -> Iterator[Rows]:
 
 def rows_at_once(n_entries: int, device: torch.device) -> int:
     """Return how many rows to work on together: what a core's cache holds, or what fills a large device."""
-    n_elements = 2**18 * torch.get_num_threads() if device.type == "cpu" else 2**25
+    n_elements = 2**19 * torch.get_num_threads() if device.type == "cpu" else 2**25
     return max(1, n_elements // n_entries)

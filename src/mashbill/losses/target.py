@@ -34,8 +34,9 @@ def softened(
         logprobs = teacher.logprobs.to(student.dtype)
     else:
         logprobs = teacher.densify(like=student if tail == "student" else None).to(student.dtype)
-    impossible = logprobs <= numerics.LOG_ZERO
-    return numerics.log_softmax((logprobs / temperature).masked_fill(impossible, -torch.inf))
+    # Shifted before divided: what is rounded then is the distance to the largest entry, not the size of both.
+    shifted = (logprobs - logprobs.amax(dim=-1, keepdim=True)) / temperature
+    return numerics.log_softmax(shifted.masked_fill(logprobs <= numerics.LOG_ZERO, -torch.inf))
 
 
 def pooled(

@@ -1,0 +1,64 @@
+"""Random problems for the loss: student, teachers of any kind, weights, mask and labels."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from mashbill.distributions import Dense, TopK
+from mashbill.losses import LossOutput, distillation_loss
+
+
+@dataclass(frozen=True)
+class Problem:
+    logits: torch.Tensor
+    teachers: tuple[Dense | TopK, ...]
+    log_weights: torch.Tensor
+    mask: torch.Tensor
+    labels: torch.Tensor
+
+    def solve(self, **options) -> tuple[LossOutput, torch.Tensor]:
+        """Return the loss and its gradient by the logits."""
+        logits = self.logits.detach().requires_grad_()
+        options.setdefault("labels", self.labels)
+        loss = distillation_loss(logits, self.teachers, self.log_weights, mask=self.mask, **options)
+        (gradient,) = torch.autograd.grad(loss.total, logits)
+        return loss, gradient
+
+    def to(self, dtype: torch.dtype) -> "Problem":
+        """Cast logits, teachers and weights."""
+        teachers = tuple(
+            Dense(one.logprobs.to(dtype))
+            if isinstance(one, Dense)
+            else TopK(one.ids, one.logprobs.to(dtype), one.log_tail.to(dtype), one.n_entries)
+            for one in self.teachers
+        )
+        return replace(self, logits=self.logits.to(dtype), teachers=teachers, log_weights=self.log_weights.to(dtype))
+
+
+def build(
+    *, kind="dense", shape=(2, 5, 23), n_teachers=3, k=4, spread=3.0, dtype=torch.float64, seed=0, per_token=True
+) -> Problem:
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise(*sizes):
+        return torch.randn(*sizes, dtype=torch.float64, generator=generator)
+
+    n_rows, n_positions, n_entries = shape
+    teachers = []
+    for index in range(n_teachers):
+        dense = Dense.from_logits(noise(*shape) * spread)
+        is_stored = kind == "topk" or (kind == "mixed" and index % 2 == 1)
+        teachers.append(TopK.from_logprobs(dense.logprobs, k=k) if is_stored else dense)
+    mask = torch.rand(n_rows, n_positions, generator=generator) < 0.7
+    mask[0, 0] = True
+    labels = torch.randint(0, n_entries, (n_rows, n_positions), generator=generator)
+    labels[torch.rand(n_rows, n_positions, generator=generator) < 0.2] = -100
+    weights = torch.log_softmax(noise(n_teachers, n_rows, n_positions if per_token else 1), dim=0)
+    return Problem(noise(*shape) * spread, tuple(teachers), weights, mask, labels).to(dtype)
+
+
+@pytest.fixture
+def problem() -> Callable[..., Problem]:
+    return build

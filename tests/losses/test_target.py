@@ -1,0 +1,72 @@
+import pytest
+import torch
+
+from mashbill import numerics
+from mashbill.distributions import Dense, TopK, soften
+from mashbill.losses import target
+
+
+def random_logprobs(*shape, seed=0, scale=3.0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.log_softmax(torch.randn(*shape, dtype=torch.float64, generator=generator) * scale, dim=-1)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.0, 3.0])
+def test_dense_teachers_are_softened(temperature):
+    logprobs = random_logprobs(4, 6)
+    got = target.softened(Dense(logprobs), random_logprobs(4, 6, seed=1), temperature=temperature, tail="student")
+    torch.testing.assert_close(got, soften.power(logprobs, temperature=temperature), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_a_teacher_cut_from_the_student_is_the_student_at_every_temperature(temperature):
+    student = random_logprobs(4, 9)
+    got = target.softened(TopK.from_logprobs(student, k=3), student, temperature=temperature, tail="student")
+    torch.testing.assert_close(got, soften.power(student, temperature=temperature), rtol=1e-12, atol=1e-12)
+
+
+def test_even_tail_is_the_softened_even_completion():
+    stored = TopK.from_logprobs(random_logprobs(4, 9), k=3)
+    got = target.softened(stored, random_logprobs(4, 9, seed=1), temperature=2.0, tail="even")
+    torch.testing.assert_close(got, soften.power_topk(stored, temperature=2.0).densify(), rtol=1e-12, atol=1e-12)
+
+
+def test_rounding_of_storage_is_normalised_away():
+    narrow = random_logprobs(4, 500).bfloat16()
+    got = target.softened(Dense(narrow), random_logprobs(4, 500, seed=1), temperature=1.0, tail="student")
+    assert (narrow.double().exp().sum(-1) - 1).abs().max() > 1e-4
+    torch.testing.assert_close(got.exp().sum(-1), torch.ones(4, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+def test_linear_pool_is_the_weighted_mean():
+    teachers = random_logprobs(3, 5, 7)
+    log_weights = random_logprobs(5, 3, seed=1).T
+    expected = (log_weights.exp().unsqueeze(-1) * teachers.exp()).sum(0)
+    torch.testing.assert_close(target.pooled(teachers, log_weights, pool="linear").exp(), expected)
+
+
+def test_log_linear_pool_is_the_normalised_geometric_mean():
+    teachers = random_logprobs(3, 5, 7)
+    log_weights = random_logprobs(5, 3, seed=1).T
+    expected = torch.log_softmax((log_weights.exp().unsqueeze(-1) * teachers).sum(0), -1)
+    torch.testing.assert_close(target.pooled(teachers, log_weights, pool="log_linear"), expected)
+
+
+@pytest.mark.parametrize("pool", ["linear", "log_linear"])
+def test_a_teacher_switched_off_has_no_say(pool):
+    on, off = random_logprobs(4, 5), Dense.from_logits(torch.tensor([[0.0] + [-torch.inf] * 4] * 4)).logprobs.double()
+    log_weights = torch.tensor([[0.0] * 4, [-torch.inf] * 4], dtype=torch.float64)
+    torch.testing.assert_close(target.pooled([on, off], log_weights, pool=pool), on, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("pool", ["linear", "log_linear"])
+def test_entries_impossible_for_all_stay_impossible(pool):
+    teacher = Dense.from_probs(torch.tensor([[0.5, 0.5, 0.0]], dtype=torch.float64)).logprobs
+    log_weights = torch.full((2, 1), 0.5, dtype=torch.float64).log()
+    got = target.pooled([teacher, teacher], log_weights, pool=pool)
+    assert got[0, 2].item() == pytest.approx(numerics.LOG_ZERO, abs=1e-9)
+
+
+def test_no_teacher_is_refused():
+    with pytest.raises(ValueError, match="at least one teacher"):
+        target.pooled([], torch.zeros(0, 3), pool="linear")
