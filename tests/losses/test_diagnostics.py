@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mashbill.distributions import Dense, TopK
-from mashbill.losses import diagnose, forward_kl
+from mashbill.losses.diagnostics import diagnose
+from mashbill.losses.divergence import forward_kl
 
 
 def measured(case, **options):
