@@ -108,8 +108,9 @@ class PartitionOfUnity:
     ``W_d`` is written down in ``weights``, or ``softmax(score / temperature)`` of each context's measured scores.
 
     Range: that of the ``W_d``, as is every order that all of them respect. Lipschitz constant
-    ``(highest - lowest) diameter / (4 radius^2)`` in the features (l2), with the diameter of the anchors: the
-    derivative is a covariance under ``phi``, at most half of one range times half of the other.
+    ``spread diameter / (4 radius^2)`` in the features (l2), with the largest difference between contexts of one
+    teacher's weight and the diameter of the anchors: the derivative is a covariance under ``phi``, at most half of one
+    range times half of the other.
 
     Attributes:
         weights: ``{context: {teacher: weight}}``. Without anchors, a context that is left out counts all alike; with
@@ -143,6 +144,8 @@ class PartitionOfUnity:
             raise ValueError("weights={} must map each context to {teacher: weight}; leave it out to use scores")
         for name, shares in (self.weights or {}).items():
             require_shares(shares, argument=f"weights[{name!r}]")
+            first = next(iter(self.weights.values())) if self.weights else {}
+            require_all(shares, tuple(first), argument=f"weights[{name!r}]", kind="teacher")
         if self.anchors is not None:
             _require_anchors(self.anchors, self.weights)
 
@@ -171,8 +174,15 @@ class PartitionOfUnity:
         if self.anchors is None:
             return Declared(low, high, 0.0, "any continuous input", source, score_lipschitz=0.0)
         diameter = max((math.dist(a, b) for a, b in itertools.combinations(self.anchors.values(), 2)), default=0.0)
-        constant = (high - low) * diameter / (4 * self.radius**2)
+        constant = self._widest(high - low) * diameter / (4 * self.radius**2)
         return Declared(low, high, constant, "context features, l2", source)
+
+    def _widest(self, otherwise: float) -> float:
+        """Return the largest difference between two contexts of one teacher's weight."""
+        if self.weights is None:
+            return otherwise
+        sets = list(self.weights.values())
+        return max(max(one[name] for one in sets) - min(one[name] for one in sets) for name in sets[0])
 
     def _table(self, evidence: Evidence) -> Float[Tensor, "K D"]:
         """Return the log-weights of each context: of all, or of those with an anchor, in the anchors' order."""

@@ -52,7 +52,7 @@ def _product_range(parts: Sequence[tuple[Declared, Number]], n_teachers: int) ->
         return composed_bounds([(part.lowest, part.highest) for part, _ in parts], n_teachers=n_teachers)
     # Always: two weights differ by no more than the product of the scales' largest ratios.
     ratio = math.prod((part.lowest / part.highest) ** (1 / temperature) for part, temperature in parts)
-    low, high = ratio / (ratio + n_teachers - 1), 1 / (1 + (n_teachers - 1) * ratio)
+    low, high = ratio / (ratio + (n_teachers - 1)), 1 / (1 + (n_teachers - 1) * ratio)
     # Hölder: with sum 1/T <= 1 the normaliser is at most K^(1 - sum 1/T).
     exponent = sum(1 / temperature for _, temperature in parts)
     if exponent <= 1:

@@ -117,7 +117,7 @@ def softmax_range(score_range: float, n_teachers: int) -> tuple[float, float]:
     """
     # e^-R first: it underflows to 0 where e^R would overflow.
     shrink = math.exp(-score_range)
-    return shrink / (shrink + n_teachers - 1), 1 / (1 + (n_teachers - 1) * shrink)
+    return shrink / (shrink + (n_teachers - 1)), 1 / (1 + (n_teachers - 1) * shrink)
 
 
 def entropy_lipschitz(n_entries: int) -> float:

@@ -1,0 +1,85 @@
+import pytest
+import torch
+
+from mashbill.weights.task import InverseLoss, Performance
+
+DOUBLE = torch.float64
+TASKS = {"tasks": ("read", "write"), "task": torch.tensor([0, 1, 1, 0])}
+
+
+def scored(random_evidence, measure, table):
+    return random_evidence(2, 4, 3, **TASKS, scores={"task": {measure: torch.tensor(table)}})
+
+
+def test_performance_is_a_softmax_of_the_tasks_scores(random_evidence) -> None:
+    log_weights = Performance(temperature=0.2)(scored(random_evidence, "accuracy", [[0.9, 0.5], [0.7, 0.8]]))
+    assert log_weights.shape == (2, 4, 1)
+    read, write = torch.tensor([4.5, 3.5]).softmax(0), torch.tensor([2.5, 4.0]).softmax(0)
+    expected = torch.stack([read, write, write, read], dim=1).to(DOUBLE)
+    torch.testing.assert_close(log_weights[..., 0].exp(), expected, atol=1e-6, rtol=0)
+
+
+def test_gibbs_golden(golden, random_evidence) -> None:
+    # softmax(-d/tau): distances enter as scores 1 - d, which differ by a constant.
+    table = 1 - torch.tensor([[0.1], [0.4], [1.2]], dtype=DOUBLE)
+    evidence = random_evidence(3, scores={"task": {"accuracy": table}})
+    weights = Performance(temperature=0.5)(evidence).exp()[:, 0, 0]
+    assert weights.tolist() == pytest.approx(golden("F12")["expected"], abs=golden("F12")["tol"])
+
+
+def test_performance_reads_the_measure_it_names(random_evidence) -> None:
+    rule = Performance(measure="safety")
+    assert rule.needs == {"score:task:safety"}
+    weights = rule(scored(random_evidence, "safety", [[1.0, 0.0], [0.0, 1.0]])).exp()
+    assert float(weights[0, 0, 0]) > 0.99
+    with pytest.raises(ValueError, match="measure='safety' by task is not in the evidence"):
+        rule(scored(random_evidence, "accuracy", [[1.0, 0.0], [0.0, 1.0]]))
+
+
+def test_inverse_loss_is_inverse_to_the_loss(random_evidence) -> None:
+    weights = InverseLoss(epsilon=0.1)(scored(random_evidence, "loss", [[0.1, 0.9], [0.3, 0.4]])).exp()
+    assert weights[:, 0, 0].tolist() == pytest.approx([2 / 3, 1 / 3], abs=1e-6)
+    assert weights[:, 1, 0].tolist() == pytest.approx([1 / 3, 2 / 3], abs=1e-6)
+
+
+def test_a_score_that_was_not_measured_is_named(random_evidence) -> None:
+    evidence = scored(random_evidence, "accuracy", [[0.9, 0.5], [0.7, float("nan")]])
+    with pytest.raises(ValueError, match="measure='accuracy' of teacher 't1' on task 'write' was not measured"):
+        Performance()(evidence)
+
+
+@pytest.mark.parametrize(
+    ("rule", "measure", "top"), [(Performance(temperature=0.3), "accuracy", 1.0), (InverseLoss(0.05), "loss", 4.0)]
+)
+def test_promises_survive_random_scores(rule, measure, top, random_evidence) -> None:
+    generator = torch.Generator().manual_seed(0)
+    index = torch.arange(3000)
+    scores = top * torch.rand(3, 3000, generator=generator, dtype=DOUBLE)
+    scores[:, :1000] *= 1e-2
+    scores[:, 1000:1100] = top * scores[:, 1000:1100].round()
+    names = tuple(map(str, range(3000)))
+    changes = {"tasks": names, "task": index}
+
+    def weights(table):
+        return rule(random_evidence(3, 3000, 1, **changes, scores={"task": {measure: table}})).exp()[..., 0]
+
+    promise = rule.declared(3)
+    found = weights(scores)
+    assert promise.lowest - 1e-12 <= float(found.min()) <= float(found.max()) <= promise.highest + 1e-12
+    step = 1e-4 * (torch.randint(0, 2, scores.shape, generator=generator) * 2 - 1)
+    moved = torch.where((scores + step < 0) | (scores + step > top), scores - step, scores + step)
+    ratio = ((weights(moved) - found).abs().amax(0) / 1e-4).max()
+    assert 0.3 * promise.lipschitz < float(ratio) <= promise.lipschitz + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Performance(temperature=0.0), r"temperature=0\.0 must be finite and positive"),
+        (lambda: Performance(measure="loss"), r"measure='loss' must be one of accuracy, safety: .*InverseLoss"),
+        (lambda: InverseLoss(epsilon=-1.0), r"epsilon=-1\.0 must be positive"),
+    ],
+)
+def test_bad_options_are_refused(make, said) -> None:
+    with pytest.raises(ValueError, match=f"^{said}"):
+        make()
