@@ -123,3 +123,36 @@ def test_what_is_hard_for_both_cancels_in_a_paired_difference():
     alone = intervals.clustered_mean(first, np.ones(40), confidence=0.95)
     assert alone.low is not None
     assert alone.low < 0
+
+
+def test_two_rows_that_differ_alike_prove_nothing_and_two_hundred_do():
+    def difference(n: int) -> Interval:
+        return intervals.paired_proportion(np.ones(n), np.zeros(n), np.ones(n), confidence=0.95)
+
+    few, many = difference(2), difference(200)
+    assert few.value == many.value == 1.0
+    assert few.low is not None
+    assert many.low is not None
+    assert few.low < 0 < 0.9 < many.low
+
+
+def test_the_paired_proportion_is_agresti_and_mins():
+    # 8 rows right for the first alone, 2 for the second alone, of 30.
+    first, second = np.r_[np.ones(8), np.zeros(2), np.ones(20)], np.r_[np.zeros(8), np.ones(2), np.ones(20)]
+    found = intervals.paired_proportion(first, second, np.ones(30), confidence=0.95)
+    half = stats.norm.ppf(0.975) / 32 * math.sqrt(8 + 2 + 1 - 6**2 / 32)
+    assert found.value == pytest.approx(0.2)
+    assert (found.low, found.high) == pytest.approx((6 / 32 - half, 6 / 32 + half))
+
+
+def test_the_paired_proportion_covers_the_truth_on_small_samples():
+    generator = np.random.default_rng(5)
+    hits = 0
+    for _ in range(600):
+        first = (generator.random(20) < 0.9).astype(float)
+        second = np.where(generator.random(20) < 0.8, first, generator.random(20) < 0.5)
+        found = intervals.paired_proportion(first, second, np.ones(20), confidence=0.9)
+        assert found.low is not None
+        assert found.high is not None
+        hits += found.low <= 0.08 <= found.high  # .9 - (.8 * .9 + .2 * .5)
+    assert hits / 600 >= 0.87

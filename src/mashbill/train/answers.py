@@ -12,9 +12,11 @@ from typing import Literal
 import numpy as np
 import torch
 
-from mashbill import numerics, pools
+from mashbill import numerics
 from mashbill.distributions.dense import Dense
 from mashbill.distributions.topk import TopK
+from mashbill.pools.arithmetic import linear
+from mashbill.pools.geometric import log_linear
 from mashbill.shapes import Bool, Float, Int, Tensor
 from mashbill.teachers.protocol import Scored
 from mashbill.train.corpus import Corpus
@@ -85,13 +87,14 @@ class Panel:
         finally:
             self.student.module.train(is_training)
 
-    @torch.no_grad()
     def _batch(self, index: Int[Tensor, " B"]) -> Iterator[Answers]:
         batch = self.corpus.batch(index)
         scored = [targets.batch(index, batch.labels.shape[1]) for targets in self.targets]
-        log_weights = self.operator(gather(self.corpus, batch, scored, self.known)).cpu()
+        # A generator hands control back in between, so gradients are switched off inside the calls and not around them.
+        with torch.no_grad():
+            log_weights = self.operator(gather(self.corpus, batch, scored, self.known)).cpu()
+            logits = self.student.logits(batch.to(_device(self.student))).cpu()
         log_weights = log_weights.expand(len(scored), *batch.labels.shape)
-        logits = self.student.logits(batch.to(_device(self.student))).cpu()
         places = batch.mask.nonzero()
         per_chunk = max(1, CHUNK_ELEMENTS // (self.student.n_entries * max(1, len(scored))))
         for some in places.split(per_chunk):
@@ -109,7 +112,7 @@ class Panel:
         teachers = tuple(at(each.distribution, b, t) for each in scored)
         dense = torch.stack([densified(each) for each in teachers])
         weights = log_weights[:, b, t].to(dense.dtype)
-        pooled = pools.linear(dense, weights) if self.pool == "linear" else pools.log_linear(dense, weights)
+        pooled = linear(dense, weights) if self.pool == "linear" else log_linear(dense, weights)
         divergence = (dense.exp() * (dense - pooled)).sum(dim=-1).clamp_min(0)
         return Answers(
             row=batch.index[b],

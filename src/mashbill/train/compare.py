@@ -23,7 +23,7 @@ from mashbill import plugins
 from mashbill.errors import MashbillError
 from mashbill.progress import Progress, Silent
 from mashbill.train import durable
-from mashbill.train.comparison import MAIN, Run, gather_runs, read_json
+from mashbill.train.comparison import MAIN, Run, gather_runs
 from mashbill.train.loading import Loaded
 
 
@@ -133,18 +133,18 @@ def _seeds(loaded: Loaded) -> list[int]:
 
 
 def _run_all(jobs: Sequence[Job], progress: Progress, *, workers: int) -> None:
-    todo = [job for job in jobs if not _is_finished(job)]
-    if workers == 1 or len(todo) < 2:
-        for n, job in enumerate(todo, start=1):
-            progress.start(None, f"arm {job.arm}, seed {job.seed} ({n} of {len(todo)})")
+    # Runs that have ended before are asked too: the engine looks whether recipe and data are still the same.
+    if workers == 1 or len(jobs) < 2:
+        for n, job in enumerate(jobs, start=1):
+            progress.start(None, f"arm {job.arm}, seed {job.seed} ({n} of {len(jobs)})")
             progress.done()
             _run(job, progress)
         return
     # A forked child would inherit the thread pools of torch in whatever state they are; a fresh process does not.
     context = multiprocessing.get_context("spawn")
-    progress.start(len(todo), f"running arms, {workers} at a time")
+    progress.start(len(jobs), f"running arms, {workers} at a time")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(plugins.added(),)) as pool:
-        for future in as_completed([pool.submit(_run, job) for job in todo]):
+        for future in as_completed([pool.submit(_run, job) for job in jobs]):
             future.result()
             progress.advance()
     progress.done()
@@ -173,12 +173,3 @@ def _share(place: Path, link: Path) -> None:
     link.parent.mkdir(parents=True, exist_ok=True)
     if not link.exists():
         link.symlink_to(os.path.relpath(place, link.parent), target_is_directory=True)
-
-
-def _is_finished(job: Job) -> bool:
-    """Say whether this very recipe has been run to its end there; anything else is the engine's to judge."""
-    files = [job.directory / name for name in ("run.json", "recipe.yaml", "result.json", "outcomes.safetensors")]
-    if not all(file.is_file() for file in files):
-        return False
-    is_same = files[1].read_text(encoding="utf-8") == job.loaded.text
-    return is_same and read_json(files[0]).get("status") == "finished"

@@ -13,6 +13,8 @@ from mashbill.errors import CorruptionError, MashbillError
 from mashbill.train import intervals
 
 MAIN = "main"
+Columns = dict[str, np.ndarray]
+"""A student's totals by row: ``n`` positions, ``nll`` in nats, ``n_correct``."""
 
 
 @dataclass(frozen=True)
@@ -85,19 +87,16 @@ def _against_main(runs: Sequence[Run], *, confidence: float) -> Iterator[dict[st
             main = [one[group] for one, _ in pairs]
             other = [two[group] for _, two in pairs]
             yield {"arm": arm, "set": group[0], "by": group[1], "name": group[2]} | {
-                measure: _difference(
-                    [each[column] for each in main], [each[column] for each in other], main[0]["n"], confidence
-                )
-                for measure, column in (("accuracy", "n_correct"), ("loss", "nll"))
+                "accuracy": _difference(main, other, "n_correct", confidence),
+                "loss": _difference(main, other, "nll", confidence),
             }
 
 
-def _difference(
-    main: Sequence[np.ndarray], other: Sequence[np.ndarray], counts: np.ndarray, confidence: float
-) -> dict[str, Any]:
-    mean_main, mean_other = np.mean(main, axis=0), np.mean(other, axis=0)
-    found = intervals.paired_difference(mean_main, mean_other, counts, confidence=confidence)
-    signs = [int(np.sign(one.sum() - two.sum())) for one, two in zip(main, other, strict=True)]
+def _difference(main: Sequence[Columns], other: Sequence[Columns], column: str, confidence: float) -> dict[str, Any]:
+    ours, theirs = [each[column] for each in main], [each[column] for each in other]
+    interval = intervals.paired_proportion if column == "n_correct" else intervals.paired_difference
+    found = interval(np.mean(ours, axis=0), np.mean(theirs, axis=0), main[0]["n"], confidence=confidence)
+    signs = [int(np.sign(one.sum() - two.sum())) for one, two in zip(ours, theirs, strict=True)]
     is_clear = found.low is not None and found.high is not None and (found.low > 0 or found.high < 0)
     return {
         "difference": vars(found).copy(),
@@ -106,9 +105,9 @@ def _difference(
     }
 
 
-def _read_outcomes(path: Path) -> dict[tuple[str, str, str], dict[str, np.ndarray]]:
+def _read_outcomes(path: Path) -> dict[tuple[str, str, str], Columns]:
     """Return the student's totals by row, for each whole set and each of its tasks."""
-    found: dict[tuple[str, str, str], dict[str, np.ndarray]] = {}
+    found: dict[tuple[str, str, str], Columns] = {}
     with safe_open(str(path), framework="numpy") as file:
         for name, tasks in json.loads(file.metadata()["tasks"]).items():
             columns = {key: file.get_tensor(f"{name}/{key}") for key in ("n", "nll", "n_correct")}

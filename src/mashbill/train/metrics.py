@@ -119,8 +119,8 @@ class Summary:
     n_critical: int
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
+        """Return plain values, as JSON gives them back."""
+        return {**asdict(self), "reliability": [asdict(each) for each in self.reliability]}
 
 
 def summarise(
@@ -193,6 +193,6 @@ def paired(first: Marks, second: Marks, *, confidence: float) -> tuple[Interval,
         )
     one, other = RowTotals.of(first), RowTotals.of(second)
     return (
-        intervals.paired_difference(one.n_correct, other.n_correct, one.n, confidence=confidence),
+        intervals.paired_proportion(one.n_correct, other.n_correct, one.n, confidence=confidence),
         intervals.paired_difference(one.nll, other.nll, one.n, confidence=confidence),
     )
