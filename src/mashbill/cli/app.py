@@ -22,7 +22,6 @@ app = typer.Typer(
     name="mashbill",
     help="Distil several teachers into one student, with weights that are checked, bounded and safe.",
     epilog=EVERYWHERE,
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -39,10 +38,11 @@ for _command in COMMANDS:
     app.command(epilog=EVERYWHERE)(_command)
 
 
-def _version(is_wanted: bool) -> None:
+def _version(is_wanted: bool) -> bool:
     if is_wanted:
         print(mashbill.__version__)
         raise typer.Exit
+    return is_wanted
 
 
 @app.callback()
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     as_json, debug = "--json" in given, "--debug" in given
-    rest = [argument for argument in given if argument not in ("--json", "--debug")]
+    rest = [argument for argument in given if argument not in ("--json", "--debug")] or ["--help"]
     try:
         result = app(rest, prog_name="mashbill", standalone_mode=False)
         if isinstance(result, Reply):

@@ -13,6 +13,9 @@ from mashbill.train.sources import Record, Table, read_table, shown
 ALL = "all"
 """Name of the one task, or the one context, of data that does not tell them apart."""
 
+ROWS_SHOWN = 5
+"""Unusable rows of a file that are named; the rest are counted."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -118,6 +121,8 @@ def rows_of(table: Table, data: Data, *, critical_labels: Collection[str] = ()) 
             problems.append(Problem(table.place(index), f"the id `{row.id}` is already that of {first}"))
         seen.setdefault(row.id, index)
         rows.append(row)
+    if len(problems) > ROWS_SHOWN + 1:
+        problems[ROWS_SHOWN:] = [Problem(shown(table.path), f"{len(problems) - ROWS_SHOWN} more rows cannot be used")]
     if problems:
         raise DataError(problems=problems)
     return rows

@@ -20,7 +20,7 @@ import yaml
 from mashbill.errors import Problem, RecipeError
 
 MAX_BYTES = 1_000_000
-MAX_VALUES = 100_000
+MAX_VALUES = 20_000
 MAX_DEPTH = 60
 
 KeyPath = tuple[str | int, ...]
