@@ -10,15 +10,16 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
 
 from mashbill import plugins
 from mashbill.errors import CorruptionError, MashbillError, did_you_mean
+from mashbill.teachers.folder import ModelFolder
 from mashbill.train import recipe
 from mashbill.train.causal import CausalStudent
 from mashbill.train.classifier import SequenceClassifier
 from mashbill.train.durable import sha256_of
 from mashbill.train.labels import read_labels
+from mashbill.train.pretrained import load_causal, load_classifier, load_tokenizer, quietly, with_adapter
 from mashbill.train.protocol import NO_LABEL, Batch, EncodedRow, Origin, Student, StudentArchitecture
 
 __all__ = [
@@ -32,9 +33,6 @@ __all__ = [
     "load_student",
     "origin",
 ]
-
-_OFFLINE = {"local_files_only": True, "trust_remote_code": False}
-_WEIGHTS = {**_OFFLINE, "use_safetensors": True, "dtype": torch.float32}
 
 
 def build_student(spec: recipe.Student, base: Path, seed: int) -> Student:
@@ -85,7 +83,7 @@ def load_student(directory: Path) -> Student:
 def origin(spec: recipe.Student, base: Path) -> Origin:
     """Return what pins down a student's first parameters, for lineage and for the ledger of a resume."""
     if spec.model is not None:
-        return {"kind": spec.kind, "source": str(spec.model), "sha256": sha256_of(base / spec.model)}
+        return {"kind": spec.kind, "source": str(spec.model), **ModelFolder(base / spec.model, spec.gguf_file).pins}
     if spec.architecture is not None:
         return {"kind": spec.kind, "source": spec.architecture}
     assert spec.tokenizer is not None, "the recipe requires it beside `config`"
@@ -109,7 +107,7 @@ def _from_configuration(spec: recipe.Student, base: Path) -> Student:
 
     assert spec.config is not None, "the caller looked"
     assert spec.tokenizer is not None, "the recipe requires it beside `config`"
-    tokenizer = _tokenizer(base / spec.tokenizer, where="student.tokenizer")
+    tokenizer = load_tokenizer(base / spec.tokenizer, where="student.tokenizer")
     given = dict(spec.config)
     model_type = given.pop("model_type", None)
     try:
@@ -147,112 +145,20 @@ def _from_configuration(spec: recipe.Student, base: Path) -> Student:
 
 def _from_model(spec: recipe.Student, base: Path) -> Student:
     assert spec.model is not None, "the recipe requires it"
-    directory = base / spec.model
-    if not directory.is_dir():
-        raise MashbillError(
-            f"no model folder `{spec.model}`",
-            where="student.model",
-            help="give a folder with config.json and model.safetensors",
-        )
     if spec.peft is not None and spec.gguf_file is not None:
         raise MashbillError(
             "an adapter cannot name a GGUF file as its base",
             where="student.gguf_file",
             help="save the model with save_pretrained first, and give that folder",
         )
-    directory = directory.resolve()  # an adapter remembers where its base is, whatever the current folder is then
-    tokenizer = _tokenizer(directory, where="student.model", gguf_file=spec.gguf_file)
+    # An adapter remembers where its base is, whatever the current folder is then.
+    directory = ModelFolder((base / spec.model).resolve(), spec.gguf_file).path
+    tokenizer = load_tokenizer(directory, where="student.model", gguf_file=spec.gguf_file)
     if spec.kind == "causal_lm":
-        module = _load_causal(directory, spec.gguf_file)
-        return CausalStudent(_with_adapter(module, spec.peft, "CAUSAL_LM"), tokenizer)
-    module, labels = _load_classifier(directory, _labels(spec, base), tokenizer)
-    return SequenceClassifier(_with_adapter(module, spec.peft, "SEQ_CLS"), tokenizer, labels)
-
-
-def _load_causal(directory: Path, gguf_file: str | None) -> nn.Module:
-    from transformers import AutoModelForCausalLM
-
-    if gguf_file is None:
-        return _loaded(AutoModelForCausalLM, directory)
-    quantised = AutoModelForCausalLM.from_pretrained(directory, gguf_file=gguf_file, dtype=torch.float32, **_OFFLINE)
-    # A model read from GGUF refuses to be saved, so its dequantised weights move into a plain one.
-    config = quantised.config
-    if hasattr(config, "quantization_config"):
-        delattr(config, "quantization_config")
-    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    plain.load_state_dict(quantised.state_dict())
-    return plain
-
-
-def _load_classifier(
-    directory: Path, labels: tuple[str, ...] | None, tokenizer: Any
-) -> tuple[nn.Module, tuple[str, ...]]:
-    from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
-
-    config = AutoConfig.from_pretrained(directory, **_OFFLINE)
-    has_head = any("SequenceClassification" in name for name in config.architectures or ())
-    own = tuple(label for _, label in sorted((config.id2label or {}).items())) if has_head else None
-    if labels is None and own is None:
-        raise MashbillError(
-            "the model has no classification head and no labels are given", where="student.labels", help="list them"
-        )
-    if labels is None or labels == own:
-        assert own is not None, "one of them was given"
-        return _loaded(AutoModelForSequenceClassification, directory), own
-    config.num_labels = len(labels)
-    config.id2label = dict(enumerate(labels))
-    config.label2id = {label: index for index, label in config.id2label.items()}
-    config.pad_token_id = tokenizer.pad_token_id
-    module = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
-    body = _loaded(AutoModel, directory)
-    # A head is new even if an old one had the same size: its outputs meant something else.
-    getattr(module, module.base_model_prefix).load_state_dict(body.state_dict(), strict=False)
-    return module, labels
-
-
-def _loaded(auto: Any, directory: Path) -> nn.Module:
-    try:
-        return auto.from_pretrained(directory, **_WEIGHTS)
-    except (OSError, ValueError) as error:
-        raise MashbillError(
-            f"cannot load the student: {str(error).splitlines()[0]}",
-            where=str(directory),
-            why="only model.safetensors is read; pickled weights could run code",
-            help="save the model again with save_pretrained(..., safe_serialization=True)",
-        ) from error
-
-
-def _tokenizer(directory: Path, *, where: str, gguf_file: str | None = None) -> Any:
-    from transformers import AutoTokenizer
-
-    options = _OFFLINE if gguf_file is None else {**_OFFLINE, "gguf_file": gguf_file}
-    try:
-        return AutoTokenizer.from_pretrained(directory, **options)
-    except (OSError, ValueError) as error:
-        raise MashbillError(
-            f"cannot load a tokenizer: {str(error).splitlines()[0]}",
-            where=f"{where} ({directory})",
-            help="give a folder that has one",
-        ) from error
-
-
-def _with_adapter(module: nn.Module, peft: recipe.Peft | None, task_type: str) -> nn.Module:
-    if peft is None:
-        return module
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError as error:
-        raise MashbillError(
-            "LoRA needs the package `peft`", where="student.peft", help="pip install 'mashbill[peft]'"
-        ) from error
-    config = LoraConfig(
-        r=peft.r,
-        lora_alpha=peft.alpha,
-        lora_dropout=peft.dropout,
-        target_modules=peft.target_modules,
-        task_type=task_type,
-    )
-    return get_peft_model(module, config)  # pyright: ignore[reportArgumentType]  # every model of transformers is one it takes
+        module = load_causal(directory, spec.gguf_file)
+        return CausalStudent(with_adapter(module, spec.peft, "CAUSAL_LM"), tokenizer)
+    module, labels = load_classifier(directory, _labels(spec, base), tokenizer)
+    return SequenceClassifier(with_adapter(module, spec.peft, "SEQ_CLS"), tokenizer, labels)
 
 
 def _load_adapter(directory: Path) -> Student:
@@ -264,7 +170,8 @@ def _load_adapter(directory: Path) -> Student:
     student = _from_model(
         recipe.Student(kind=kind, model=Path(config["base_model_name_or_path"]), labels=labels), Path()
     )
-    student.module = PeftModel.from_pretrained(student.module, directory)  # pyright: ignore[reportArgumentType]  # as above
+    with quietly():
+        student.module = PeftModel.from_pretrained(student.module, directory)  # pyright: ignore[reportArgumentType]  # as above
     return student
 
 
