@@ -151,8 +151,8 @@ def test_the_paired_proportion_covers_the_truth_on_small_samples():
     for _ in range(600):
         first = (generator.random(20) < 0.9).astype(float)
         second = np.where(generator.random(20) < 0.8, first, generator.random(20) < 0.5)
-        found = intervals.paired_proportion(first, second, np.ones(20), confidence=0.9)
+        found = intervals.paired_proportion(first, second, np.ones(20), confidence=0.95)
         assert found.low is not None
         assert found.high is not None
         hits += found.low <= 0.08 <= found.high  # .9 - (.8 * .9 + .2 * .5)
-    assert hits / 600 >= 0.87
+    assert hits / 600 >= 0.93  # without the added half rows it is .84

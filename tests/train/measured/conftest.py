@@ -17,11 +17,12 @@ from mashbill.train.loading import Loaded, load_recipe
 from mashbill.train.run import distill
 
 LABELS = ("de", "en", "fr")
-WORDS = {
-    "de": "der die das und nicht ist ein haus wasser schule straße morgen gut schön".split(),
-    "en": "the and not is a house water school street morning good nice there with".split(),
-    "fr": "le la les et pas est une maison eau école rue matin bon joli avec".split(),
+TEXTS = {
+    "de": "der die das und nicht ist ein haus wasser schule straße morgen gut schön",
+    "en": "the and not is a house water school street morning good nice there with",
+    "fr": "le la les et pas est une maison eau école rue matin bon joli avec",
 }
+WORDS = {label: text.split() for label, text in TEXTS.items()}
 
 PLUGIN = '''
 """Two teachers: one knows words of German and English, the other of French and English."""
@@ -89,8 +90,6 @@ output: run
 """
 
 
-
-
 @dataclass(frozen=True)
 class Done:
     """A recipe that was run, and what came out."""
@@ -102,6 +101,12 @@ class Done:
 
     def read(self, name: str):
         return json.loads((self.directory / name).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(autouse=True)
+def _two_teachers(_word_teacher, classifier) -> None:
+    """Add the plug-in again: every test starts with the plug-ins of the folder above alone."""
+    plugins.add_module("two_teachers")
 
 
 @pytest.fixture(scope="session")
@@ -184,7 +189,14 @@ def causal(tmp_path_factory, tokenizer) -> Loaded:
     for seed, name in enumerate(("student", "first", "second")):
         tiny_llama(len(tokenizer), seed).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
-    texts = ["A class is a tree. Größe 日本", "if x: pass", topics["if"][:500], "naïve façade", "else: break", "def f(): ..."]
+    texts = [
+        "A class is a tree. Größe 日本",
+        "if x: pass",
+        topics["if"][:500],
+        "naïve façade",
+        "else: break",
+        "def f(): ...",
+    ]
     rows = [{"id": f"t{n}", "text": text, "task": "code" if ":" in text else "prose"} for n, text in enumerate(texts)]
     for name in ("train", "eval"):
         lines = [json.dumps(row, ensure_ascii=False) for row in rows]

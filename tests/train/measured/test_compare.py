@@ -54,7 +54,9 @@ def test_mean_least_and_greatest_are_over_seeds(classifier_run):
         if entry["by"] == "all"
     ]
     (line,) = [
-        each for each in found["over_seeds"] if (each["arm"], each["by"], each["measure"]) == ("main", "all", "accuracy")
+        each
+        for each in found["over_seeds"]
+        if (each["arm"], each["by"], each["measure"]) == ("main", "all", "accuracy")
     ]
     assert (line["n_seeds"], line["least"], line["greatest"]) == (2, min(values), max(values))
     assert line["mean"] == pytest.approx(np.mean(values))
@@ -118,7 +120,8 @@ def test_a_difference_needs_an_interval_without_zero_and_one_sign_at_every_seed(
     base = (generator.random(400) < 0.5).astype(float)
     better, worse = np.clip(base + (generator.random(400) < 0.3), 0, 1), base * (generator.random(400) < 0.6)
     steady = gather_runs(
-        [finished(tmp_path / "a", "main", s, better) for s in (0, 1)] + [finished(tmp_path / "a", "arm", s, base) for s in (0, 1)]
+        [finished(tmp_path / "a", "main", s, better) for s in (0, 1)]
+        + [finished(tmp_path / "a", "arm", s, base) for s in (0, 1)]
     )
     assert all(line["accuracy"]["is_clear"] for line in steady["against_main"])
     runs = [finished(tmp_path / "b", "main", 0, better), finished(tmp_path / "b", "main", 1, worse * 0)]
@@ -142,3 +145,13 @@ def test_a_missing_run_is_named(tmp_path):
     with pytest.raises(MashbillError, match="a run of the comparison has no result") as caught:
         gather_runs([run])
     assert caught.value.where.endswith("result.json")
+
+
+@pytest.mark.slow
+def test_several_workers_find_what_one_finds(classifier_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(classifier_run.loaded.path.parent))
+    again = classifier_run.loaded.with_changes({"output": str(tmp_path / "run")}, source="--set")
+    found = compare(again, workers=2)
+    for arm, runs in found["arms"].items():
+        for seed, run in runs.items():
+            assert run["entries"] == classifier_run.comparison["arms"][arm][seed]["entries"]

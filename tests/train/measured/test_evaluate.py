@@ -10,9 +10,7 @@ from mashbill.train.students import load_student
 
 
 def entry(done, who: str, *, by: str = "all", name: str = "all") -> dict:
-    (found,) = [
-        each for each in done.result["entries"] if (each["who"], each["by"], each["name"]) == (who, by, name)
-    ]
+    (found,) = [each for each in done.result["entries"] if (each["who"], each["by"], each["name"]) == (who, by, name)]
     return found
 
 
@@ -61,9 +59,16 @@ def test_reliability_is_given_for_the_whole_set_only_and_counts_every_row(classi
 
 def test_paired_differences_agree_with_the_entries(classifier_run):
     for line in classifier_run.result["paired"]:
-        gap = entry(classifier_run, "student")["accuracy"]["value"] - entry(classifier_run, line["second"])["accuracy"]["value"]
+        gap = (
+            entry(classifier_run, "student")["accuracy"]["value"]
+            - entry(classifier_run, line["second"])["accuracy"]["value"]
+        )
         assert line["accuracy"]["value"] == pytest.approx(gap)
-    assert [line["second"] for line in classifier_run.result["paired"]] == ["teacher:germanic", "teacher:romance", "pool"]
+    assert [line["second"] for line in classifier_run.result["paired"]] == [
+        "teacher:germanic",
+        "teacher:romance",
+        "pool",
+    ]
 
 
 def test_outcomes_by_row_add_up_to_the_result(classifier_run):

@@ -53,7 +53,10 @@ def test_a_prediction_that_names_nothing_is_never_right():
 
 def test_stored_entries_need_no_order_and_unused_slots_no_care():
     distribution = TopK(
-        torch.tensor([[2, 5, -1]]), torch.tensor([[0.2, 0.7, 0.0]]).log().clamp_min(LOG_ZERO), torch.tensor([0.1]).log(), 9
+        torch.tensor([[2, 5, -1]]),
+        torch.tensor([[0.2, 0.7, 0.0]]).log().clamp_min(LOG_ZERO),
+        torch.tensor([0.1]).log(),
+        9,
     )
     assert prediction(distribution)[0].tolist() == [5]
 

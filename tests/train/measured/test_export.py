@@ -46,7 +46,12 @@ def front_matter(folder) -> dict:
 
 def test_without_this_package_the_outputs_are_the_same_bits(exported, classifier_run):
     found = subprocess.run(
-        [sys.executable, "-c", BLOCKED], input=json.dumps(TEXTS), cwd=exported, capture_output=True, text=True, check=True
+        [sys.executable, "-c", BLOCKED],
+        input=json.dumps(TEXTS),
+        cwd=exported,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     predictions, bits = json.loads(found.stdout)
     student = load_student(classifier_run.directory / "student")
@@ -110,6 +115,7 @@ def test_a_run_without_a_student_is_refused(tmp_path):
         export(tmp_path, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_language_model_loads_with_transformers_alone(causal_run, tmp_path):
     export(causal_run.directory, tmp_path / "lm")
     code = """
@@ -119,7 +125,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 model, tokenizer = AutoModelForCausalLM.from_pretrained("."), AutoTokenizer.from_pretrained(".")
 print(float(model(**tokenizer("if x:", return_tensors="pt")).logits.double().sum()))
 """
-    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "lm", capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "lm", capture_output=True, text=True, check=True
+    )
     student = load_student(causal_run.directory / "student")
     ids = student.tokenizer("if x:", return_tensors="pt")["input_ids"]
     with torch.no_grad():
@@ -130,6 +138,7 @@ print(float(model(**tokenizer("if x:", return_tensors="pt")).logits.double().sum
     assert front["base_model_relation"] == "finetune"
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks for it
 def test_an_adapter_is_merged_or_written_alone(causal, tmp_path):
     pytest.importorskip("peft")
     from transformers import AutoModelForCausalLM

@@ -37,11 +37,15 @@ class Fixed:
 
 
 def corpus_of(rows: list[Row]):
-    return build_corpus(HashedNgram(("no", "yes"), buckets=16, dim=2, hidden=2), rows, max_length=50, teachers=("good", "bad"))
+    return build_corpus(
+        HashedNgram(("no", "yes"), buckets=16, dim=2, hidden=2), rows, max_length=50, teachers=("good", "bad")
+    )
 
 
 def rows_of(n: int, *, context: str = "here", critical: bool = False) -> list[Row]:
-    return [Row(f"{context}{critical}{k}", text="word", label="yes", context=context, critical=critical) for k in range(n)]
+    return [
+        Row(f"{context}{critical}{k}", text="word", label="yes", context=context, critical=critical) for k in range(n)
+    ]
 
 
 def measured(tmp_path, rows: list[Row], *, good: set[str], bad: set[str], declared: bool) -> Scorecard:
