@@ -23,13 +23,16 @@ LM_TEACHERS = ("medicine", "law", "code")
 class Maker(Measured):
     """One synthetic run: a seeded source of chance and the facts that all its files share."""
 
-    def __init__(self, kind, *, seed=0, teachers=None, resumed=True):
+    def __init__(self, kind, *, seed=0, teachers=None, resumed=True, small=False):
         self.kind = kind
         self.random = random.Random(seed)
         self.teachers = tuple(teachers or (CLASSIFIER_TEACHERS if kind == "classifier" else LM_TEACHERS))
         self.tasks = TASKS if kind == "classifier" else ("medicine", "law", "code")
         self.contexts = CONTEXTS if kind == "classifier" else ("all",)
         self.sets = ("django", "wikipedia", "tatoeba") if kind == "classifier" else ("held-out", "mixed")
+        if small:
+            self.tasks, self.contexts, self.sets = self.tasks[:2], self.contexts[:2], self.sets[:2]
+        self.n_records = 60 if small else 120
         self.resumed = resumed
         self.skill = {
             (teacher, name): 0.7 + 0.27 * self.random.random()
@@ -41,7 +44,8 @@ class Maker(Measured):
         scores = [self.skill[teacher, name] * progress * 12 + self.random.gauss(0, 0.12) for teacher in self.teachers]
         return dict(zip(self.teachers, softmax(scores), strict=True))
 
-    def records(self, n=120):
+    def records(self):
+        n = self.n_records
         lines = []
         for index in range(n):
             step, progress = 10 * (index + 1), min(1.0, (index + 1) / (0.5 * n))
@@ -123,11 +127,11 @@ class Maker(Measured):
                 for number, (text, label, other, task, context) in enumerate(ROWS):
                     out.append(self.example(name, f"{name}-{number:04d}", [text], [label], task, context, [other]))
             else:
-                for number in range(3):
+                for number, task in enumerate(self.tasks):
                     read, targets = SENTENCE[:-1], SENTENCE[1:]
                     wrong = [" the" for _ in targets]
                     row = f"{name}-{number:04d}"
-                    out.append(self.example(name, row, read, targets, self.tasks[number], "all", wrong))
+                    out.append(self.example(name, row, read, targets, task, "all", wrong))
         return out
 
     def scorecard(self):

@@ -70,7 +70,7 @@ MARKS = (
 )
 """Nine shapes for eight colours: the pair (colour, shape) first repeats at the 73rd teacher."""
 
-TINT_LIMIT = 45
+TINT_LIMIT = 42
 """Largest share, in percent, of a colour mixed into the paper behind text; more would cost the 4.5:1 contrast."""
 
 

@@ -97,7 +97,7 @@ def duration(seconds: float | None) -> str:
     """Return a time in the unit that reads best.
 
     >>> duration(0.0512), duration(61.4), duration(4000.0)
-    ('51.2 ms', '1 min 1 s', '1 h 7 min')
+    ('51.2 ms', '1 min 1 s', '1 h 6 min')
     """
     if seconds is None or not math.isfinite(seconds):
         return NOTHING

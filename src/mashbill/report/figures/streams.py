@@ -60,7 +60,7 @@ def area(stream: Stream, *, extent: tuple[float, float], teachers: Sequence[str]
 
 def note(axes: Axes, index: int, name: str, height: float) -> None:
     """Write a teacher's marker and name at the right edge, at ``height`` in parts of the axis."""
-    width = axes.get_position().width * axes.get_figure(root=True).get_size_inches()[0] * 72
+    width = axes.get_window_extent().width
     axes.plot(
         1 + 12 / width,
         height,

@@ -30,8 +30,8 @@ def section(files: RunFiles) -> dict[str, object]:
         if value
     ]
     times = [
-        Fact("started", run.started or text.NOTHING),
-        Fact("finished", run.finished or "not finished"),
+        Fact("started", _moment(run.started) or text.NOTHING),
+        Fact("finished", _moment(run.finished) or "not finished"),
         Fact("status", run.status),
         Fact("taken up again", text.plural(run.resumes, "time")),
         Fact("training", text.duration(run.train_seconds)),
@@ -67,6 +67,10 @@ def section(files: RunFiles) -> dict[str, object]:
         ("Data", data),
     ]
     return {"groups": [group for group in groups if group[1]], "recipe": files.recipe}
+
+
+def _moment(stamp: str | None) -> str:
+    return (stamp or "").replace("T", " ").replace("+00:00", " UTC")
 
 
 def shorten(digest: str) -> str:

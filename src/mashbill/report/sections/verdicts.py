@@ -8,7 +8,9 @@ from mashbill.report.records import RunFiles
 from mashbill.report.schema import Interval
 from mashbill.report.sections.arms import Difference, differences
 
-STANDING = {"above": "above", "within": "within the interval", "below": "below", "undecided": "without an interval"}
+ABOVE = {"above": "above", "within": "within the interval of", "below": "below", "undecided": "no interval against"}
+BETTER = ABOVE | {"above": "better than", "below": "worse than"}
+"""Words for measures of which less is better: there, "above" would mislead."""
 
 
 class Bar(NamedTuple):
@@ -45,7 +47,12 @@ def section(files: RunFiles) -> dict[str, object]:
     gains = {gain.set: gain for gain in differences(files.comparison)}
     names = list(dict.fromkeys([*(verdict.sets_of(files.result) if files.result else ()), *gains]))
     tiles = [_set_tile(files, name, gains.get(name)) for name in names]
-    return {"headline": _headline(files), "tiles": [*tiles, *_calibration_tile(files), _integrity_tile(files)]}
+    return {"headline": _headline(files), "rows": [tiles, [*_calibration_tile(files), _integrity_tile(files)]]}
+
+
+def words(measure: str) -> dict[str, str]:
+    """Return how the three verdicts, and a missing one, are said of a measure."""
+    return BETTER if measure in verdict.LOWER_IS_BETTER else ABOVE
 
 
 def _headline(files: RunFiles) -> str:
@@ -54,10 +61,13 @@ def _headline(files: RunFiles) -> str:
     tally = Counter(duel.verdict for duel in duels if duel)
     if not tally:
         return "There is no final evaluation, so nothing can be said about the student yet."
-    parts = [f"{STANDING[key]} on {tally[key]}" for key in STANDING if tally[key]]
+    said = words(result.primary if result else "")
+    parts = [f"{said[key].removesuffix(' than')} on {tally[key]}" for key in ("above", "below") if tally[key]]
+    parts += [f"within the interval on {tally['within']}"] * bool(tally["within"])
+    parts += [f"without an interval on {tally['undecided']}"] * bool(tally["undecided"])
     joined = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
     sets = text.plural(sum(tally.values()), "evaluation set")
-    return f"Against its best single teacher, over {sets}, the student is {joined}."
+    return f"Set against its best single teacher on {sets}, the student is {joined}."
 
 
 def _set_tile(files: RunFiles, name: str, gain: Difference | None) -> Tile:
@@ -67,7 +77,11 @@ def _set_tile(files: RunFiles, name: str, gain: Difference | None) -> Tile:
     if result is not None and student is not None:
         found = verdict.interval_of(student, result.primary)
         value = text.measure(found.value if found else None, result.primary)
-        rows = text.plural(student.n, "token" if result.kind == "causal_lm" else "row")
+        rows = text.plural(student.n, "row")
+        if result.kind == "causal_lm":
+            rows = text.plural(student.n, "token") + (
+                f" of {text.plural(student.n_rows, 'row')}" if student.n_rows else ""
+            )
         unit = f"{result.primary}{', lower is better,' if result.primary == 'perplexity' else ''} over {rows}"
         duel = verdict.duel(result, name, result.primary)
         claims.append(_duel_claim(duel, "best"))
@@ -87,12 +101,7 @@ def _duel_claim(duel: verdict.Duel | None, title: str, basis: str = "") -> Claim
         duel.teacher.who.removeprefix("teacher:"),
         text.measure(theirs.value if theirs else None, duel.measure),
     )
-    strong = {
-        "above": f"above {name}",
-        "within": f"within the interval of {name}",
-        "below": f"below {name}",
-        "undecided": f"no interval against {name}",
-    }[duel.verdict]
+    strong = f"{words(duel.measure)[duel.verdict]} {name}"
     if duel.gain is not None:
         basis = f"paired by row: {difference(duel.gain, duel.measure)}"
     return Claim(duel.verdict, strong, f", the {title} single teacher, at {value}", basis)
