@@ -45,7 +45,10 @@ def measure_scorecard(loaded: Loaded, *, progress: Progress | None = None) -> Sc
     corpus = build_corpus(student, rows, max_length=recipe.data.max_length, teachers=names)
     _require_labels(corpus, where=str(recipe.data.scorecard))
     directory = loaded.resolve(recipe.output) / "teachers"
-    targets = [collect(each, corpus, directory, progress) for each in build_teachers(recipe.teachers, student, base)]
+    targets = []
+    for teacher in build_teachers(recipe.teachers, student, base):
+        targets.append(collect(teacher, corpus, directory, progress))
+        getattr(teacher, "release", lambda: None)()  # one local model in memory at a time
     confidence = recipe.critical.confidence if recipe.critical else DEFAULT_CONFIDENCE
     return scorecard_of(corpus, targets, confidence=confidence, is_critical_declared=declares_critical(recipe))
 

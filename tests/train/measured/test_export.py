@@ -116,7 +116,7 @@ def test_a_run_without_a_student_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_language_model_loads_with_transformers_alone(causal_run, tmp_path):
+def test_a_language_model_loads_with_transformers_alone(causal_run, tokenizer, tmp_path):
     export(causal_run.directory, tmp_path / "lm")
     code = """
 import sys
@@ -129,7 +129,7 @@ print(float(model(**tokenizer("if x:", return_tensors="pt")).logits.double().sum
         [sys.executable, "-c", code], cwd=tmp_path / "lm", capture_output=True, text=True, check=True
     )
     student = load_student(causal_run.directory / "student")
-    ids = student.tokenizer("if x:", return_tensors="pt")["input_ids"]
+    ids = tokenizer("if x:", return_tensors="pt")["input_ids"]
     with torch.no_grad():
         logits = student.module(input_ids=ids).logits
     assert float(found.stdout) == float(logits.double().sum())

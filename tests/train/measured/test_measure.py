@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from mashbill.distributions.dense import Dense
+from mashbill.distributions.statistics import measure
 from mashbill.errors import DataError, MashbillError
-from mashbill.teachers import Inputs, Scored
+from mashbill.teachers.protocol import Inputs, Scored
 from mashbill.train.answers import first_rows, source_rows
 from mashbill.train.corpus import build_corpus
 from mashbill.train.data import Row
@@ -27,8 +29,6 @@ class Fixed:
         return {"kind": "fixed", "right": ",".join(sorted(self.right))}
 
     def score(self, inputs: Inputs) -> Scored:
-        from mashbill.distributions import Dense, measure
-
         is_right = torch.tensor([[row in self.right] for row in inputs.row_ids])
         said = torch.where(is_right, inputs.labels, 1 - inputs.labels)
         probabilities = torch.full((*said.shape, 2), 0.1).scatter(-1, said.unsqueeze(-1), 0.9)
