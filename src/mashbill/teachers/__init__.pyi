@@ -1,0 +1,9 @@
+from .classifier import LocalClassifier as LocalClassifier
+from .labelled import LabelledTeacher as LabelledTeacher
+from .local import LocalCausalLM as LocalCausalLM
+from .protocol import CallableTeacher as CallableTeacher
+from .protocol import Inputs as Inputs
+from .protocol import Scored as Scored
+from .protocol import Teacher as Teacher
+from .vocabulary import Vocabulary as Vocabulary
+from .vocabulary import require_agreement as require_agreement
