@@ -16,6 +16,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import polib
 
 from mashbill_langid.codes import STUDENT_LABELS, canonical
 
-PLACEHOLDER = re.compile(r"%\([^)]*\)[a-z]|%[a-z%]|\{[^}]*\}|<[^>]+>|&\w+;")
+PLACEHOLDER = re.compile(r"%\([^)]*\)[-#0 +]*\d*(?:\.\d+)?[a-z]|%[a-z%]|\{[^}]*\}|<[^>]+>|&\w+;")
 """Format fields, HTML tags and entities: they say nothing about the language."""
 
 OTHER_SCRIPTS = frozenset({"sr_Latn"})
@@ -111,13 +112,22 @@ def script_of(text: str) -> str:
     >>> script_of("Привет"), script_of("שלום"), script_of("日本語"), script_of("Γειά"), script_of("42")
     ('cyrillic', 'rtl', 'cjk', 'other', 'other')
     """
-    words = Counter(unicodedata.name(letter, "?").split()[0] for letter in text if letter.isalpha())
-    return FAMILIES.get(words.most_common(1)[0][0], "other") if words else "other"
+    families = Counter(_family(character) for character in text if character.isalpha())
+    return families.most_common(1)[0][0] if families else "other"
 
 
-def length_of(text: str) -> str:
-    """Return ``short`` or ``long``."""
-    return "short" if len(text) < (SHORT // 2 if script_of(text) == "cjk" else SHORT) else "long"
+@cache
+def _family(letter: str) -> str:
+    return FAMILIES.get(unicodedata.name(letter, "?").split()[0], "other")
+
+
+def length_of(text: str, script: str) -> str:
+    """Return ``short`` or ``long``, by what that script makes of a text.
+
+    >>> length_of("Einstellungen", "latin"), length_of("这个字段的长度不能超过一百个字符请重新输入", "cjk")
+    ('short', 'long')
+    """
+    return "short" if len(text) < (SHORT // 2 if script == "cjk" else SHORT) else "long"
 
 
 def cleaned(text: str) -> str:
@@ -131,7 +141,8 @@ def cleaned(text: str) -> str:
 
 def _row(text: str, label: str, task: str) -> Row:
     number = hashlib.sha256(text.encode()).hexdigest()[:10]
-    return Row(f"{task}-{number}", text, label, task, script_of(text), length_of(text))
+    script = script_of(text)
+    return Row(f"{task}-{number}", text, label, task, script, length_of(text, script))
 
 
 def _django_rows(seed: int) -> Iterator[tuple[str, Row]]:
@@ -148,8 +159,10 @@ def _django_rows(seed: int) -> Iterator[tuple[str, Row]]:
             yield message, _row(text, language, task)
 
 
-def _translations() -> Iterator[tuple[str, str, str, str]]:
-    """Yield language, task, message and cleaned text from every catalogue; English is the messages themselves."""
+@cache
+def _translations() -> list[tuple[str, str, str, str]]:
+    """Return language, task, message and cleaned text from every catalogue; English is the messages themselves."""
+    found = []
     for path in sorted(Path(django.__file__).parent.glob("**/locale/*/LC_MESSAGES/django*.po")):
         locale, package = path.parts[-3], path.parts[-5]
         language = canonical(locale)
@@ -158,10 +171,11 @@ def _translations() -> Iterator[tuple[str, str, str, str]]:
         task = "core" if package == "conf" else package if package in TASKS else "contrib"
         for entry in polib.pofile(str(path)):
             if locale == "en":
-                yield language, task, entry.msgid, cleaned(entry.msgid)
+                found.append((language, task, entry.msgid, cleaned(entry.msgid)))
             elif entry.translated():
                 texts = [entry.msgstr, *entry.msgstr_plural.values()]
-                yield from ((language, task, entry.msgid, cleaned(text)) for text in texts if text != entry.msgid)
+                found += [(language, task, entry.msgid, cleaned(text)) for text in texts if text != entry.msgid]
+    return found
 
 
 def _udhr_rows() -> Iterator[Row]:
