@@ -11,6 +11,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -146,8 +147,12 @@ def _fields_in_source(point: EntryPoint) -> list[str] | None:
 
 
 def _installed(kind: Kind) -> list[EntryPoint]:
+    found = _entry_points(f"mashbill.{kind}")
     # Turning off other people's packages is how one finds out which of them is at fault.
-    found = entry_points(group=f"mashbill.{kind}")
-    if os.environ.get("MASHBILL_NO_PLUGINS"):
-        return [point for point in found if point.value.startswith("mashbill.")]
-    return list(found)
+    own_only = bool(os.environ.get("MASHBILL_NO_PLUGINS"))
+    return [point for point in found if not own_only or point.value.startswith("mashbill.")]
+
+
+@cache
+def _entry_points(group: str) -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=group))  # reads a file of every installed package

@@ -569,7 +569,6 @@ CASES = [
         edit("seed: 0", "early_stopping_patience: 2"),
         r"train\.early_stopping_patience: stopping early needs evaluations",
     ),
-    Case("long warm-up", edit("seed: 0", "max_steps: 5"), r"train\.warmup_steps: 10 warm-up steps do not fit into 5"),
     Case("same seed twice", append("compare: {seeds: [1, 1]}\n"), r"compare\.seeds: a seed stands there twice"),
     Case(
         "wrong arm",

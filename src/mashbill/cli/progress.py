@@ -2,7 +2,7 @@
 
 import sys
 import time
-from typing import TextIO
+from collections.abc import Callable
 
 from mashbill.progress import Progress
 
@@ -11,14 +11,14 @@ SECONDS_BETWEEN_LINES = 5.0
 
 def for_stderr() -> Progress:
     """Return what suits standard error, where progress goes so that standard output stays clean."""
-    return Bar() if sys.stderr.isatty() else Lines(sys.stderr)
+    return Bar() if sys.stderr.isatty() else Lines(lambda line: print(line, file=sys.stderr, flush=True))
 
 
 class Lines:
     """Writes one line at the start, one every few seconds, and one at the end of each piece of work."""
 
-    def __init__(self, stream: TextIO, *, seconds: float = SECONDS_BETWEEN_LINES) -> None:
-        self._stream, self._seconds = stream, seconds
+    def __init__(self, say: Callable[[str], object], *, seconds: float = SECONDS_BETWEEN_LINES) -> None:
+        self._say, self._seconds = say, seconds
         self._label, self._total, self._n_done = "", None, 0
         self._started = self._shown = 0.0
         self._fields: dict[str, float] = {}
@@ -43,7 +43,7 @@ class Lines:
         self._shown = time.monotonic()
         count = f"{self._n_done}" if self._total is None else f"{self._n_done}/{self._total}"
         took = f"{self._shown - self._started:.0f} s"
-        print("  ".join([f"{self._label}: {count}", *_fields(self._fields), took]), file=self._stream, flush=True)
+        self._say("  ".join([f"{self._label}: {count}", *_fields(self._fields), took]))
 
 
 class Bar:

@@ -1,6 +1,6 @@
 """``mashbill scorecard``: how good and how safe each teacher is, measured."""
 
-import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,7 +36,7 @@ def scorecard(
     card.write(place)
     return Reply(
         [*table(card), f"written to {place}"],
-        {"scorecard": place, **json.loads(place.read_text(encoding="utf-8"))},
+        {"scorecard": place, **asdict(card)},
     )
 
 

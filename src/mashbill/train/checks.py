@@ -133,9 +133,6 @@ def _training(loaded: Loaded) -> Iterator[Problem]:
     if train.early_stopping_patience is not None and (train.eval_steps is None or not has_eval):
         what = "stopping early needs evaluations on the way"
         yield loaded.problem("train.early_stopping_patience", what, "set train.eval_steps and data.eval")
-    if train.max_steps is not None and train.warmup_steps > train.max_steps:
-        what = f"{train.warmup_steps} warm-up steps do not fit into {train.max_steps} steps"
-        yield loaded.problem("train.warmup_steps", what)
     compare = loaded.recipe.compare
     if compare is not None and len(set(compare.seeds)) < len(compare.seeds):
         yield loaded.problem("compare.seeds", "a seed stands there twice, which would count one run as two")
@@ -157,11 +154,8 @@ def _survey(loaded: Loaded, sources: Sequence[Source], labels: Sequence[str]) ->
     train = next(source for source in sources if source.key == "data.train")
     batch = recipe.train.per_device_train_batch_size * recipe.train.gradient_accumulation_steps
     per_epoch = -(-rows["data.train"] // batch)
+    n_steps = recipe.train.max_steps or per_epoch * recipe.train.num_train_epochs
     answer_bytes = _answer_bytes(loaded, sources, len(labels))
-    warnings = []
-    free = _free_bytes(loaded.resolve(recipe.output))
-    if answer_bytes > free:
-        warnings.append(f"teachers' answers may take {answer_bytes / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free")
     student = recipe.student
     return Survey(
         student=f"{student.kind} from {student.model or student.architecture or 'a configuration'}",
@@ -171,10 +165,19 @@ def _survey(loaded: Loaded, sources: Sequence[Source], labels: Sequence[str]) ->
         tasks=tuple(dict.fromkeys(row.task for row in train.rows)),
         contexts=tuple(dict.fromkeys(row.context for row in train.rows)),
         n_labels=len(labels),
-        n_steps=recipe.train.max_steps or per_epoch * recipe.train.num_train_epochs,
+        n_steps=n_steps,
         answer_bytes=answer_bytes,
-        warnings=tuple(warnings),
+        warnings=tuple(_warnings(loaded, n_steps, answer_bytes)),
     )
+
+
+def _warnings(loaded: Loaded, n_steps: int, answer_bytes: int) -> Iterator[str]:
+    warmup = loaded.recipe.train.warmup_steps
+    if warmup > n_steps:
+        yield f"the learning rate never reaches its height: {warmup} warm-up steps, but about {n_steps} steps"
+    free = _free_bytes(loaded.resolve(loaded.recipe.output))
+    if answer_bytes > free:
+        yield f"teachers' answers may take {answer_bytes / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
 
 
 def _answer_bytes(loaded: Loaded, sources: Sequence[Source], n_labels: int) -> int:
