@@ -23,7 +23,7 @@ LM_TEACHERS = ("medicine", "law", "code")
 class Maker(Measured):
     """One synthetic run: a seeded source of chance and the facts that all its files share."""
 
-    def __init__(self, kind, *, seed=0, teachers=None, resumed=True, small=False):
+    def __init__(self, kind, *, seed=0, teachers=None, contexts=None, resumed=True, small=False):
         self.kind = kind
         self.random = random.Random(seed)
         self.teachers = tuple(teachers or (CLASSIFIER_TEACHERS if kind == "classifier" else LM_TEACHERS))
@@ -32,6 +32,7 @@ class Maker(Measured):
         self.sets = ("django", "wikipedia", "tatoeba") if kind == "classifier" else ("held-out", "mixed")
         if small:
             self.tasks, self.contexts, self.sets = self.tasks[:2], self.contexts[:2], self.sets[:2]
+        self.contexts = tuple(contexts or self.contexts)
         self.n_records = 60 if small else 120
         self.resumed = resumed
         self.skill = {

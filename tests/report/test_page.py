@@ -115,24 +115,25 @@ def test_run_directory_name_is_escaped(tmp_path, run_dir) -> None:
     assert "<script" not in write_report(directory).read_text()
 
 
-def test_large_runs_stay_below_a_megabyte(tmp_path) -> None:
+def test_long_examples_and_long_records_stay_below_a_megabyte(tmp_path) -> None:
     directory = synthetic.write_run(tmp_path / "run", "causal_lm", teachers=[f"teacher-{k}" for k in range(12)])
-    examples = json.loads((directory / "examples.json").read_text())
+    examples = json.loads((directory / "examples.json").read_text())[:3]
     for example in examples:
-        for name in (
-            "tokens",
-            "labels",
-            "weights",
-            "dominant",
-            "disagreement",
-            "student",
-            "student_probability",
-            "teachers",
-        ):
-            example[name] = example[name] * 30
-        example["tokens"] = [token * 20 for token in example["tokens"]]
-    (directory / "examples.json").write_text(json.dumps(examples * 10))
+        for name in ("labels", "weights", "dominant", "disagreement", "student", "student_probability", "teachers"):
+            example[name] = example[name] * 8
+        example["tokens"] = [token * 20 for token in example["tokens"]] * 8
+    (directory / "examples.json").write_text(json.dumps(examples))
     lines = (directory / "records.jsonl").read_text().splitlines()
     repeated = [json.dumps(json.loads(line) | {"step": n}) for n, line in enumerate(lines * 3, start=1)]
     (directory / "records.jsonl").write_text("\n".join(repeated) + "\n")
-    assert len(write_report(directory).read_bytes()) < 1_000_000
+    page = write_report(directory).read_text()
+    assert len(page.encode()) < 1_000_000
+    assert "1 of 3 kept examples" in Page(page).plain()
+
+
+def test_many_teachers_and_contexts_stay_below_a_megabyte(tmp_path) -> None:
+    names = {"teachers": [f"teacher-{k}" for k in range(12)], "contexts": [f"context-{d}" for d in range(50)]}
+    page = write_report(synthetic.write_run(tmp_path / "run", "classifier", **names, small=True)).read_text()
+    assert len(page.encode()) < 1_000_000
+    assert "480 more rows are in the files of the run" in Page(page).plain()
+    assert "34 more are in the table" in Page(page).plain()

@@ -27,6 +27,8 @@ from mashbill.report.sections import (
 from mashbill.report.text import count, plural
 from mashbill.train.durable import write_text
 
+MAX_ROWS = 120
+"""Rows of a table that are shown; with a hundred contexts the page would outgrow its megabyte."""
 TEMPLATES = Path(__file__).parent / "templates"
 
 SECTIONS = (
@@ -71,7 +73,7 @@ def render(files: RunFiles) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["n_colours"] = palette.N_COLOURS
+    environment.globals |= {"n_colours": palette.N_COLOURS, "max_rows": MAX_ROWS}
     return environment.get_template("page.html.j2").render(**_values(files))
 
 

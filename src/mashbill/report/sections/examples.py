@@ -13,7 +13,7 @@ from mashbill.report.schema import Example
 
 MAX_EXAMPLES = 24
 MAX_TOKENS = 1500
-MAX_BYTES = 350_000
+MAX_BYTES = 300_000
 """Room for all examples in the page, by a rough count of what their markup takes."""
 MAX_CHARACTERS = 600
 N_CONTESTED = 6
