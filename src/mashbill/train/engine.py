@@ -188,7 +188,11 @@ class Training:
         job, train, position = self.job, self.job.train, self.position
         started = time.perf_counter()
         # Dropout too is a function of seed and step, so a resume needs no generator's state.
-        torch.manual_seed(derived_seed(train.seed, "step", position.step))
+        seed = derived_seed(train.seed, "step", position.step)
+        # Not torch.manual_seed: without a CUDA device that queues a call, with a stack trace, at every step.
+        torch.default_generator.manual_seed(seed)
+        if torch.cuda.is_available():
+            torch.cuda.manual_seed_all(seed)
         rate = learning_rate(
             position.step,
             peak=train.learning_rate,

@@ -73,8 +73,12 @@ class Outcome:
 
     @property
     def is_faulty(self) -> Tensor:
-        """Whether the loss or a weight is no number, as a tensor: asking costs no synchronisation."""
-        return ~self.total.detach().isfinite() | self.log_weights.isnan().any()
+        """Whether an answer, a weight or the loss is no number, as a tensor: asking costs no synchronisation.
+
+        Answers are looked at themselves: a loss can stay finite on a teacher that is not.
+        """
+        answers = torch.stack([is_finite(each).all() for each in self.scored]).all().to(self.total.device)
+        return ~answers | ~self.total.detach().isfinite() | self.log_weights.isnan().any()
 
 
 def step(lesson: Lesson, index: Int[Tensor, " B"], *, n_counted: int, world_size: int = 1) -> Outcome:
