@@ -310,7 +310,12 @@ CASES = [
         edit("[billing, bug, hazard, praise]", "[billing, bug, hazard, praise, bug]"),
         r"student\.labels: the label `bug` stands there twice",
     ),
-    Case("one label", edit("[billing, bug, hazard, praise]", "[billing]"), r"needs two labels or more", n_errors=1),
+    Case(
+        "one label",
+        edit("[billing, bug, hazard, praise]", "[billing]"),
+        r"needs at least two labels, got 1",
+        n_errors=1,
+    ),
     Case(
         "label file missing",
         edit("[billing, bug, hazard, praise]", "labels.txt"),

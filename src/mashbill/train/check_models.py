@@ -13,6 +13,7 @@ from typing import Any
 from mashbill import plugins
 from mashbill.errors import MashbillError, Problem, did_you_mean
 from mashbill.teachers.folder import ModelFolder
+from mashbill.train.label_list import read_labels
 from mashbill.train.loading import Loaded
 from mashbill.train.recipe import Teacher
 
@@ -62,36 +63,10 @@ def student_labels(loaded: Loaded) -> tuple[str, ...] | None:
     student = loaded.recipe.student
     if student.kind != "classifier":
         return None
-    if student.labels is not None:
-        given = student.labels
-        labels = read_label_file(loaded.resolve(given)) if isinstance(given, Path) else tuple(given)
-    else:
-        labels = _labels_of(loaded.resolve(student.model)) if student.model is not None else ()
-    twice = [label for label, n in Counter(labels).items() if n > 1]
-    if len(labels) < 2 or twice or not all(label.strip() for label in labels):
-        what = f"the label `{twice[0]}` stands there twice" if twice else f"{len(labels)} label(s), one of them blank"
-        what = f"a classifier needs two labels or more, got {len(labels)}" if len(labels) < 2 else what
-        raise MashbillError(what, help="list every label once under student.labels")
-    return labels
-
-
-def read_label_file(path: Path) -> tuple[str, ...]:
-    """Return the labels in a file: a JSON list of text, or one label a line.
-
-    Raises:
-        MashbillError: It cannot be read.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        found = (
-            json.loads(text) if path.suffix == ".json" else [line.strip() for line in text.splitlines() if line.strip()]
-        )
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise MashbillError(f"cannot read the labels in {path}: {reason}") from error
-    if not isinstance(found, list) or not all(isinstance(label, str) for label in found):
-        raise MashbillError(f"{path} must hold a JSON list of text")
-    return tuple(found)
+    given = student.labels
+    if given is None:
+        given = _labels_of(loaded.resolve(student.model)) if student.model is not None else ()
+    return read_labels(loaded.resolve(given) if isinstance(given, Path) else given)
 
 
 def _student(loaded: Loaded) -> Iterator[Problem]:

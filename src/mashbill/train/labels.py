@@ -1,4 +1,4 @@
-"""A classifier's labels: which there are, and which one a row has."""
+"""A classifier's labels with a saved student, and which one a row has."""
 
 import json
 from collections.abc import Sequence
@@ -6,39 +6,10 @@ from pathlib import Path
 
 import torch
 
-from mashbill.errors import DataError, MashbillError, did_you_mean
+from mashbill.errors import DataError, did_you_mean
 from mashbill.shapes import Int, Tensor
 from mashbill.train.data import Row
 from mashbill.train.protocol import NO_LABEL
-
-
-def read_labels(given: Sequence[str] | Path) -> tuple[str, ...]:
-    """Return the labels of a recipe: the list itself, or the contents of a JSON list or of a text file, one a line.
-
-    Raises:
-        MashbillError: The file is not there, or labels are missing or named twice.
-    """
-    if isinstance(given, Path):
-        where = str(given)
-        try:
-            text = given.read_text(encoding="utf-8")
-        except OSError as error:
-            raise MashbillError(
-                f"cannot read the labels: {error.strerror}", where=where, help="correct `student.labels`"
-            ) from error
-        found = json.loads(text) if given.suffix == ".json" else [line.strip() for line in text.splitlines()]
-        labels = tuple(str(label) for label in found if label)
-    else:
-        where, labels = "student.labels", tuple(given)
-    twice = sorted({label for label in labels if labels.count(label) > 1})
-    if len(labels) < 2 or twice:
-        raise MashbillError(
-            f"labels name {', '.join(twice)} twice" if twice else f"{len(labels)} label(s) given",
-            where=where,
-            why="a classifier needs at least two labels, each once",
-            help="correct the list",
-        )
-    return labels
 
 
 def write_labels(directory: Path, labels: Sequence[str]) -> None:
