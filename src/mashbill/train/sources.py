@@ -183,8 +183,8 @@ def _csv_rows(path: Path, text: str, limit: int | None) -> Table:
 
 
 def _parquet(path: Path, limit: int | None) -> Table:
-    import pyarrow  # noqa: PLC0415 - 0.2 s that help and a recipe without Parquet need not pay
-    from pyarrow import parquet  # noqa: PLC0415
+    import pyarrow
+    from pyarrow import parquet
 
     try:
         file = parquet.ParquetFile(path, page_checksum_verification=True)
@@ -197,7 +197,7 @@ def _parquet(path: Path, limit: int | None) -> Table:
 
 
 def _folder(path: Path, limit: int | None) -> Table:
-    import pyarrow  # noqa: PLC0415 - as above
+    import pyarrow
 
     try:
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
