@@ -136,4 +136,5 @@ def test_a_tail_whose_shape_underflows(problem, divergence, temperature):
     twin, exact = tight.to(torch.float64).solve(impl="reference", **options)
     # Logs of some hundred nats hold five decimals in float32, and T = 0.1 takes one of them.
     torch.testing.assert_close(loss.divergence.double(), twin.divergence, rtol=1e-5, atol=2e-5)
-    assert (gradient - exact).norm() <= 1e-4 * exact.norm() + 1e-6
+    # One entry has all the mass: its gradient is a difference of nats, times T.
+    assert (gradient - exact).norm() <= 1e-4 * exact.norm() + 1e-6 * max(1, temperature)
