@@ -37,7 +37,9 @@ def test_impossible_boxes_are_refused(bounds) -> None:
 @pytest.mark.parametrize("n_teachers", range(1, 100))
 def test_the_degenerate_box_is_feasible_whatever_the_rounding(n_teachers) -> None:
     even = 1 / n_teachers
-    assert effective_bounds(n_teachers, w_min=even, w_max=even) == pytest.approx((even, even))
+    low, high = effective_bounds(n_teachers, w_min=even, w_max=even)
+    assert (low, high) == pytest.approx((even, even))
+    assert low <= even <= high
 
 
 def test_composed_bounds_golden(golden) -> None:

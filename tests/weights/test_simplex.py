@@ -142,7 +142,8 @@ def test_gradients_are_those_of_finite_differences(project) -> None:
 @pytest.mark.parametrize("metric", ["l2", "kl"])
 def test_gradients_are_finite_where_no_teacher_is_free(metric) -> None:
     v = torch.tensor([[0.6, 0.4], [1.0, 0.0], [0.0, 0.0]], dtype=DOUBLE, requires_grad=True)
-    PROJECTIONS[metric](v, w_min=0.5, w_max=0.5).square().sum().backward()
+    with torch.autograd.set_detect_anomaly(True):  # no NaN on the way either
+        PROJECTIONS[metric](v, w_min=0.5, w_max=0.5).square().sum().backward()
     assert v.grad is not None
     assert bool(v.grad.isfinite().all())
 
@@ -172,6 +173,12 @@ def test_two_huge_equal_numbers_share() -> None:
     v = torch.tensor([1e15, 1e15, 0.0, 0.1])
     w = simplex.project_l2(v, w_min=0.1, w_max=0.6)
     torch.testing.assert_close(w, torch.tensor([0.4, 0.4, 0.1, 0.1]))
+
+
+def test_a_large_common_offset_costs_no_precision() -> None:
+    v = 1e4 + 0.1 * torch.rand(100, 7, generator=torch.Generator().manual_seed(6))
+    twin = simplex.project_l2(v.double(), w_min=0.05, w_max=0.6)
+    torch.testing.assert_close(simplex.project_l2(v, w_min=0.05, w_max=0.6).double(), twin, atol=1e-7, rtol=0)
 
 
 def test_half_precision_is_reduced_in_single() -> None:
