@@ -83,3 +83,33 @@ def test_sparse_records_are_enough(run_dir) -> None:
 def test_no_run_directory(tmp_path) -> None:
     with pytest.raises(DataError, match=r"has no run\.json.*\n.*\n.*mashbill distill"):
         write_report(tmp_path)
+
+
+def test_one_wild_disagreement_does_not_wash_out_the_others(run_dir) -> None:
+    examples = json.loads((run_dir / "examples.json").read_text())
+    for number, example in enumerate(examples):
+        example["disagreement"] = [float(number % 5)]
+    examples[0]["disagreement"] = [540.0]
+    (run_dir / "examples.json").write_text(json.dumps(examples))
+    page = write_report(run_dir).read_text()
+    assert "full from 4.00 nats on" in Page(page).plain()
+    rows = [each["style"] for each in Page(page).of("article") if each.get("class", "").startswith("row")]
+    assert len(set(rows)) == 5
+
+
+def test_bins_with_few_rows_are_not_drawn(run_dir) -> None:
+    result = json.loads((run_dir / "result.json").read_text())
+    for entry in result["entries"]:
+        for each in entry.get("reliability", []):
+            each["n"] = 9
+    (run_dir / "result.json").write_text(json.dumps(result))
+    assert "No bin holds enough rows" in Page(write_report(run_dir).read_text()).plain()
+
+
+def test_ties_in_skill_count_as_most_skilled(run_dir) -> None:
+    card = json.loads((run_dir / "scorecard.json").read_text())
+    for cell in card["cells"]:
+        cell["accuracy"] = {"value": 1.0, "low": 0.9, "high": 1.0}
+    (run_dir / "scorecard.json").write_text(json.dumps(card))
+    text = Page(write_report(run_dir).read_text()).plain()
+    assert "In 2 of 2 tasks no teacher on the scorecard is more accurate" in text

@@ -88,6 +88,16 @@ def span(interval: Interval | None, name: str) -> str:
     return f"{low.removesuffix('%')}–{high}"
 
 
+def signed(value: float, digits: int = 1) -> str:
+    """Return a difference with its sign; what rounds to nothing has none.
+
+    >>> signed(1.25), signed(-0.5), signed(-0.01)
+    ('+1.2', '−0.5', '0.0')
+    """
+    rounded = f"{value:+.{digits}f}"
+    return rounded.lstrip("+-") if float(rounded) == 0 else rounded.replace("-", "−")
+
+
 def shown(interval: Interval | None, name: str) -> Shown:
     """Return a table cell with the value and, below it, its interval."""
     return Shown(measure(interval.value if interval else None, name), span(interval, name))

@@ -35,7 +35,7 @@ class Difference(NamedTuple):
 
     def show(self, value: float) -> str:
         """Return one value with its sign."""
-        return f"{100 * value:+.1f}{'' if self.measure == 'accuracy' else '%'}".replace("-", "−")
+        return text.signed(100 * value) + ("" if self.measure == "accuracy" else "%")
 
 
 def section(files: RunFiles) -> dict[str, object]:

@@ -7,6 +7,9 @@ from mashbill.report.schema import Entry, Result
 from mashbill.report.sections.results import display_name, look, order
 from mashbill.report.text import Shown, Table
 
+MIN_ROWS = 10
+"""Rows that a bin must have to be drawn: the accuracy of three rows is noise."""
+
 
 def section(files: RunFiles) -> dict[str, object]:
     """Return one reliability diagram a set (student, pool, best teacher) and the table of calibration errors."""
@@ -18,7 +21,7 @@ def section(files: RunFiles) -> dict[str, object]:
     table = _table(files, result, sets)
     if not panels and table is None:
         return {"missing": "The final evaluation recorded no calibration."}
-    return {"panels": panels, "table": table}
+    return {"panels": panels, "table": table, "least": MIN_ROWS}
 
 
 def _panel(files: RunFiles, result: Result, name: str, number: int) -> dict[str, object] | None:
@@ -40,7 +43,7 @@ def _model(files: RunFiles, entry: Entry) -> reliability.Reliability | None:
     bins = [
         (each.confidence, each.accuracy, each.n / total)
         for each in entry.reliability
-        if each.n and each.confidence is not None and each.accuracy is not None
+        if each.n >= MIN_ROWS and each.confidence is not None and each.accuracy is not None
     ]
     if not bins:
         return None

@@ -1,6 +1,7 @@
 """Examples: rows of a classifier, or token strips of a language model, in the colours of who taught them.
 
-The tint is the disagreement of the teachers, from none to the largest among the shown examples.
+The tint is the disagreement of the teachers. It is full from the ninetieth percentile of the shown positions on: a
+logarithmic pool can disagree by hundreds of nats at a single one, and all others would look alike.
 """
 
 import math
@@ -73,13 +74,13 @@ def section(files: RunFiles) -> dict[str, object]:
     kind = files.result.kind if files.result else files.run.student.kind
     is_row = kind != "causal_lm" and all(len(example.tokens) == 1 for example in files.examples)
     kept = _choose(files.examples)
-    largest = max((d for example in kept for d in example.disagreement if math.isfinite(d)), default=0.0)
+    full = _full_tint([d for example in kept for d in example.disagreement if math.isfinite(d)])
     return {
         "is_row": is_row,
-        "strips": [_strip(files, example, largest, is_row=is_row) for example in kept],
+        "strips": [_strip(files, example, full, is_row=is_row) for example in kept],
         "n_shown": len(kept),
         "n_all": len(files.examples),
-        "largest": text.number(largest, 2),
+        "full": text.number(full, 2),
     }
 
 
@@ -97,15 +98,19 @@ def _choose(examples: Sequence[Example]) -> list[Example]:
     return kept
 
 
+def _full_tint(disagreements: Sequence[float]) -> float:
+    return sorted(disagreements)[int(0.9 * (len(disagreements) - 1))] if disagreements else 0.0
+
+
 def _size(example: Example) -> int:
     written = sum(min(len(token.encode()), 4 * MAX_CHARACTERS) for token in example.tokens[:MAX_TOKENS])
     teachers = len(example.weights[0]) * min(len(example.tokens), MAX_TOKENS)
     return written + 130 * min(len(example.tokens), MAX_TOKENS) + 25 * teachers
 
 
-def _strip(files: RunFiles, example: Example, largest: float, *, is_row: bool) -> Strip:
+def _strip(files: RunFiles, example: Example, full: float, *, is_row: bool) -> Strip:
     positions = tuple(
-        _position(files, example, t, largest, is_row=is_row) for t in range(min(len(example.tokens), MAX_TOKENS))
+        _position(files, example, t, full, is_row=is_row) for t in range(min(len(example.tokens), MAX_TOKENS))
     )
     contested = sorted(range(len(positions)), key=lambda t: -example.disagreement[t])[:N_CONTESTED]
     place = " · ".join(part for part in (example.set, example.task, example.context) if part and part != "all")
@@ -119,9 +124,9 @@ def _strip(files: RunFiles, example: Example, largest: float, *, is_row: bool) -
     )
 
 
-def _position(files: RunFiles, example: Example, t: int, largest: float, *, is_row: bool) -> Position:
+def _position(files: RunFiles, example: Example, t: int, full: float, *, is_row: bool) -> Position:
     disagreement, label, student = example.disagreement[t], example.labels[t], example.student[t]
-    share = disagreement / largest if largest > 0 and math.isfinite(disagreement) else 0.0
+    share = min(1.0, disagreement / full) if full > 0 and math.isfinite(disagreement) else 0.0
     token = example.tokens[t] if is_row else _target(example, t)
     return Position(
         token=token if len(token) <= MAX_CHARACTERS else token[:MAX_CHARACTERS] + "…",

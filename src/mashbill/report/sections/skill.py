@@ -25,6 +25,7 @@ def section(files: RunFiles) -> dict[str, object]:
         "tables": tables,
         "orders": [(context, pairs) for context, pairs in orders if pairs],
         "without": [context for context, pairs in orders if not pairs],
+        "has_undeclared": any(cell.safety and not cell.n_critical for cell in card.cells),
         "confidence": text.percent(card.confidence, 0),
     }
 

@@ -71,7 +71,7 @@ def heat(files: RunFiles, by: str) -> dict[str, object] | None:
         return None
     skills = _skills(files, by)
     known = [name for name in weights if all(value is not None for value in skills.get(name, [None]))]
-    agree = sum(_top(weights[name]) == _top([value or 0.0 for value in skills[name]]) for name in known)
+    agree = sum(_is_most_skilled(_top(weights[name]), skills[name]) for name in known)
     return {
         "by": by,
         "weight": _heat_table(
@@ -166,6 +166,10 @@ def _range(skills: dict[str, list[float | None]]) -> tuple[float, float]:
 
 def _top(values: Sequence[float]) -> int:
     return max(range(len(values)), key=lambda index: values[index])
+
+
+def _is_most_skilled(teacher: int, skills: Sequence[float | None]) -> bool:
+    return skills[teacher] == max(skill for skill in skills if skill is not None)
 
 
 def _heat_table(

@@ -110,9 +110,7 @@ def _duel_claim(duel: verdict.Duel | None, title: str, basis: str = "") -> Claim
 def difference(gain: Interval, measure: str) -> str:
     """Return a paired difference with its interval, e.g. ``+1.2 points, +0.4 to +2.0``."""
     scale, digits, unit = (100, 1, "points") if measure == "accuracy" else (1, 3, "nats")
-    value, *ends = (
-        f"{scale * each:+.{digits}f}".replace("-", "−") for each in (gain.value, *(verdict.ends_of(gain) or ()))
-    )
+    value, *ends = (text.signed(scale * each, digits) for each in (gain.value, *(verdict.ends_of(gain) or ())))
     return f"{value} {unit}{', ' + ' to '.join(ends) if ends else ''}"
 
 
@@ -185,7 +183,7 @@ def _integrity_tile(files: RunFiles) -> Tile:
     good = run.status == "finished"
     ended = Claim("above" if good else "below", "ended" if good else "did not end", " as planned")
     times = text.plural(run.resumes, "time")
-    resumed = Claim("undecided", f"taken up again {times}" if run.resumes else "never interrupted", "")
+    resumed = Claim("undecided", f"taken up again {times}" if run.resumes else "never taken up again", "")
     claims = [ended, resumed]
     if files.torn:
         claims.append(Claim("undecided", "the last record is cut short", ", as by a process that was killed"))
