@@ -63,12 +63,10 @@ class Classifier:
 class Network(nn.Module):
     """An embedding bag and one hidden layer."""
 
-    def __init__(self, n_labels: int, *, buckets: int, dim: int, hidden: int, dropout: float) -> None:
+    def __init__(self, n_labels: int, *, buckets: int, dim: int, hidden: int) -> None:
         super().__init__()
         self.embedding = nn.EmbeddingBag(buckets, dim, mode="mean")
-        self.head = nn.Sequential(
-            nn.Dropout(dropout), nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, n_labels)
-        )
+        self.head = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, n_labels))
 
     def forward(self, ids: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
         """Score bags that lie one after another in ``ids`` and start at ``offsets``."""
@@ -80,11 +78,16 @@ def load(directory: str | Path) -> Classifier:
     folder = Path(directory)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     labels = json.loads((folder / "labels.json").read_text(encoding="utf-8"))["labels"]
-    options = dict(config["options"])
-    ngrams = options.pop("ngrams")
-    module = Network(len(labels), **options)
+    options = config["options"]
+    module = Network(len(labels), buckets=options["buckets"], dim=options["dim"], hidden=options["hidden"])
     module.load_state_dict(load_file(folder / "model.safetensors"))
-    return Classifier(module, labels, ngrams=ngrams, buckets=options["buckets"], max_length=config.get("max_length"))
+    return Classifier(
+        module,
+        labels,
+        ngrams=options["ngrams"],
+        buckets=options["buckets"],
+        max_length=config.get("max_length"),
+    )
 
 
 def normalise(text: str) -> str:
