@@ -255,6 +255,9 @@ def test_declared_lipschitz_constants_compose() -> None:
     assert both.metric == "teacher logits, sup; measured loss, sup"
     squashed = product(token=token, bounds=(0.1, 0.6), guard="squash").declared(3)
     assert squashed.lipschitz == pytest.approx(0.4 * alone.declared(3).lipschitz)
+    # A guard in log space keeps the scores' constant; one on weights need not.
+    assert product(token=token, bounds=(0.1, 0.6)).declared(3).score_lipschitz == token_score
+    assert squashed.score_lipschitz is None
     unknown = product(token=lambda evidence: torch.zeros(3, 1, 1), task=task).declared(3)
     assert (unknown.lipschitz, unknown.lowest, unknown.highest) == (None, 0.0, 1.0)
     weights_only = replace(Uniform().declared(2), lowest=0.2, highest=0.8, lipschitz=0.3, score_lipschitz=None)
@@ -345,3 +348,17 @@ def test_importing_a_pool_by_its_file_does_not_hide_the_pool() -> None:
 
     assert callable(mb.pools.linear)
     assert mashbill.pools.arithmetic.linear is mb.pools.linear
+
+
+def test_a_guard_in_log_space_moves_log_weights_no_further_than_scores() -> None:
+    generator = torch.Generator().manual_seed(2)
+    scores = 2 * torch.randn(5000, 4, generator=generator, dtype=DOUBLE)
+    step = 1e-3 * (2 * torch.rand(5000, 4, generator=generator, dtype=DOUBLE) - 1)
+    ranking = [3.0, 1.0, 2.0, 2.0]
+
+    def finished(x):
+        return mb.simplex.project_kl_log(mb.order.fit(x, ranking), w_min=0.05, w_max=0.4)
+
+    change = finished(scores + step) - finished(scores)
+    up_to_a_constant = (change.amax(-1) - change.amin(-1)) / 2
+    assert bool((up_to_a_constant <= step.abs().amax(-1) + 1e-12).all())
