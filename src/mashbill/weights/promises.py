@@ -44,7 +44,7 @@ def composed(parts: Sequence[tuple[Declared, Number]], finish: Finish, *, n_teac
     scores = _score_lipschitz(parts)
     metrics = dict.fromkeys(part.metric for part, _ in parts if part.lipschitz != 0)
     metric = "; ".join(metrics) or "any continuous input"
-    # Order and guard in log space move log-weights no further than the scores; those on weights may, where one is small.
+    # Order and guard in log space move log-weights no further than scores; those on weights may, where one is small.
     is_untouched = finish.guard == "kl" or (not finish.ordered and finish.bounds is None)
     lipschitz = _lipschitz(parts, scores, finish, n_teachers)
     return Declared(low, high, lipschitz, metric, source, score_lipschitz=scores if is_untouched else None)
