@@ -14,9 +14,9 @@ from mashbill.train.loading import Loaded, load_recipe
 
 LABELS = ["de", "en", "fr"]
 WORDS = {
-    "de": "der die das und ist nicht ein eine mit auf für von dem den haus".split(),
-    "en": "the a and is not one with on for of house tree water this that".split(),
-    "fr": "le la les et est pas un une avec sur pour de maison arbre eau".split(),
+    "de": ["der", "die", "das", "und", "ist", "nicht", "ein", "eine", "mit", "auf", "für", "von", "dem", "den", "haus"],
+    "en": ["the", "a", "and", "is", "not", "one", "with", "on", "for", "of", "house", "tree", "water", "this", "that"],
+    "fr": ["le", "la", "les", "et", "est", "pas", "un", "une", "avec", "sur", "pour", "de", "maison", "arbre", "eau"],
 }
 
 

@@ -46,7 +46,14 @@ def test_a_classifier_run_leaves_everything(classification: Make, tmp_path: Path
         assert record["kl_to_teacher"].keys() == {"german", "french"}
     assert logged[-1]["loss"] < logged[0]["loss"]
     assert [r["step"] for r in records(run) if "evaluation" in r] == [4, 8, 12]
-    for name in ("recipe.yaml", "teacher_manifest.json", "result.json", "examples.json", "run.log", "student/labels.json"):
+    for name in (
+        "recipe.yaml",
+        "teacher_manifest.json",
+        "result.json",
+        "examples.json",
+        "run.log",
+        "student/labels.json",
+    ):
         assert (run / name).is_file(), name
 
 

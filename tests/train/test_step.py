@@ -51,7 +51,8 @@ class Drawn:
 
 def classifier_lesson(directory: Path, **distill) -> Lesson:
     rows = [
-        Row(str(n), text=text, label=LABELS[n % 4], task="ab"[n % 2], context="xyz"[n % 3]) for n, text in enumerate(TEXTS)
+        Row(str(n), text=text, label=LABELS[n % 4], task="ab"[n % 2], context="xyz"[n % 3])
+        for n, text in enumerate(TEXTS)
     ]
     torch.manual_seed(0)
     student = HashedNgram(LABELS, buckets=64, dim=6, hidden=5)
@@ -89,7 +90,9 @@ def test_the_loss_is_the_formula(tmp_path: Path) -> None:
     student = log_softmax(outcome.logits)
     dense = torch.stack([scored[0].logprobs, scored[1].densify(like=student.detach())])  # pyright: ignore
     pooled = dense.logsumexp(dim=0) - torch.log(torch.tensor(2.0, dtype=torch.float64))
-    assert float(outcome.total.detach()) == pytest.approx(float(forward_kl(pooled, student.detach()).sum() / 3), abs=1e-12)
+    assert float(outcome.total.detach()) == pytest.approx(
+        float(forward_kl(pooled, student.detach()).sum() / 3), abs=1e-12
+    )
 
 
 @pytest.mark.parametrize("sizes", [[1] * 16, [8, 8], [5, 5, 6], [3, 13]])
@@ -130,7 +133,11 @@ def test_steps_accumulate_to_the_same_weights(tmp_path: Path) -> None:
 
 def test_no_rules_are_the_plain_uniform_run_bit_for_bit(tmp_path: Path) -> None:
     ends = []
-    for operator in (build_operator(recipe.Weighting(), ("p", "q")), Uniform(), lambda evidence: Uniform()(evidence)):
+    for operator in (
+        build_operator(recipe.Weighting(), ("p", "q")),
+        Uniform(),
+        lambda evidence: 0 + Uniform()(evidence),
+    ):
         lesson = replace(classifier_lesson(tmp_path), operator=operator)
         optimiser = make_optimiser(lesson.student.module, recipe.Train(learning_rate=0.05))
         for _ in range(3):

@@ -55,6 +55,16 @@ def open_reporter(
     )
 
 
+def require_trackers(report_to: Sequence[str]) -> None:
+    """Check that every tracker is there, before any work is done.
+
+    Raises:
+        MashbillError: A tracker is unknown or not installed.
+    """
+    if report_to:
+        _callbacks(report_to)
+
+
 class TransformersReporter:
     """Drives the callbacks of ``transformers`` from a loop that is not its own."""
 

@@ -142,9 +142,9 @@ class Training:
         shown = progress or Silent()
         last = self.job.max_steps if until is None else min(until, self.job.max_steps)
         shown.start(last - self.position.step, "training")
-        self.records = RecordFile(self.job.directory / "records.jsonl", n_bytes=self.position.n_bytes)
         if self.open_reporter is not None:
             self.reporter = self.open_reporter(self.optimiser)
+        self.records = RecordFile(self.job.directory / "records.jsonl", n_bytes=self.position.n_bytes)
         self.module.train()
         try:
             with torch.random.fork_rng(devices=range(torch.cuda.device_count())):

@@ -20,6 +20,7 @@ from mashbill.progress import Progress
 from mashbill.train import checkpoint
 from mashbill.train.assemble import TRAIN, Parts, build_parts, data_hashes, prepare_training
 from mashbill.train.build import needs_scorecard
+from mashbill.train.callbacks import require_trackers
 from mashbill.train.durable import publish
 from mashbill.train.engine import refuse_several_processes
 from mashbill.train.evaluate import evaluate_run
@@ -75,6 +76,7 @@ def distill(
         MashbillError: Anything that a user can put right.
     """
     refuse_several_processes()
+    require_trackers(loaded.recipe.report_to)
     directory = loaded.resolve(loaded.recipe.output)
     before = read_run(directory)
     if resume == "never" and before:
