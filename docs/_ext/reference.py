@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from sphinx.application import Sphinx
@@ -196,15 +196,24 @@ def errors_page() -> Iterator[str]:
 def command_page() -> Iterator[str]:
     """Yield every command with its arguments and options, as the command line itself declares them."""
     group: Any = get_command(app)
+    yield "\n## mashbill\n\nBefore the command's name:\n\n" + "".join(options_table(group.params))
     for name, command in group.commands.items():
-        if command.hidden:
-            continue
-        yield f"\n## mashbill {name}\n\n{inspect.cleandoc(command.help or '')}\n\n"
-        yield "| | meaning |\n|---|---|\n"
-        for parameter in command.params:
-            words = parameter.opts + parameter.secondary_opts
-            shown = ", ".join(f"`{word}`" for word in words) if words[0].startswith("-") else f"`{words[0].upper()}`"
-            yield f"| {shown} | {escape(getattr(parameter, 'help', None) or '')} |\n"
+        if not command.hidden:
+            yield f"\n## mashbill {name}\n\n{inspect.cleandoc(command.help or '')}\n\n"
+            yield from options_table(command.params)
+
+
+def options_table(parameters: list[Any]) -> Iterator[str]:
+    """Yield one row for each argument and option, or nothing if there is none."""
+    shown = [parameter for parameter in parameters if not getattr(parameter, "hidden", False)]
+    if shown:
+        yield "| | meaning | |\n|---|---|---|\n"
+    for parameter in shown:
+        words = parameter.opts + parameter.secondary_opts
+        name = ", ".join(f"`{word}`" for word in words) if words[0].startswith("-") else f"`{words[0].upper()}`"
+        allowed = parameter.type_descriptor.annotation
+        choices = ", ".join(f"`{choice}`" for choice in get_args(allowed)) if get_origin(allowed) is Literal else ""
+        yield f"| {name} | {escape(getattr(parameter, 'help', None) or '')} | {choices} |\n"
 
 
 # Modules
