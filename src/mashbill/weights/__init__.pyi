@@ -3,6 +3,8 @@ from . import order as order
 from . import published as published
 from . import scorecard as scorecard
 from . import simplex as simplex
+from .arithmetic import Average as Average
+from .arithmetic import average as average
 from .compose import Conformed as Conformed
 from .compose import Product as Product
 from .compose import conform as conform
