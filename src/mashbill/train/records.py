@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mashbill.losses.diagnose import diagnose
+from mashbill.losses.diagnostics import diagnose
 from mashbill.shapes import Float, Tensor
 from mashbill.train.step import Lesson, Outcome
 
