@@ -93,9 +93,9 @@ class LocalCausalLM:
         for rows in by_length(ends, self.batch_size):
             length = int(ends[rows].max())
             counted = inputs.mask[rows, :length]
-            logits = self._forward(inputs.input_ids[rows, :length], ends[rows])
-            labels = inputs.labels[rows, :length][counted]
-            parts.append(score_logits(logits[counted.to(logits.device)], labels, self._columns, top_k=self.top_k))
+            logits = self._forward(inputs.input_ids[rows, :length], ends[rows]).flatten(0, 1)
+            index, labels = counted.flatten().nonzero().squeeze(1), inputs.labels[rows, :length][counted]
+            parts.append(score_logits(logits, index, labels, self._columns, top_k=self.top_k))
             places.append((rows.unsqueeze(1) * n_positions + torch.arange(length))[counted])
         if not parts:
             raise ValueError("inputs.mask counts no position; there is nothing to ask")

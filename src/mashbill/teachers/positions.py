@@ -48,20 +48,34 @@ class Columns:
 
 
 def score_logits(
-    logits: Float[Tensor, "P _"], labels: Int[Tensor, " P"], columns: Columns, *, top_k: int | None
+    logits: Float[Tensor, "N _"],
+    index: Int[Tensor, " P"],
+    labels: Int[Tensor, " P"],
+    columns: Columns,
+    *,
+    top_k: int | None,
 ) -> Scored:
-    """Normalise, measure and cut logits, a few positions at a time.
+    """Normalise, measure and cut the logits of some positions, a few at a time.
 
     The statistics are those of the full distribution, whatever ``top_k`` keeps of it.
 
+    Args:
+        logits: Of all positions, in the model's dtype and on its device.
+        index: Which of them count.
+        labels: What those are about; ``-100`` where unknown.
+        columns: The student's entries.
+        top_k: Entries to keep; None keeps all.
+
     Returns:
-        Distributions and statistics ``[P]`` on the CPU. A position whose logits are no numbers has NaN entropy.
+        Distributions and statistics ``[P]`` on the CPU; NaN where the logits are no numbers.
     """
+    index, labels = index.to(logits.device), labels.to(logits.device)
     n_each = max(1, CHUNK_ENTRIES // columns.n_entries)
     parts = []
-    for start in range(0, len(logits), n_each):
-        whole = Dense(numerics.log_softmax(columns.select(logits[start : start + n_each])))
-        statistics = measure(whole, labels=labels[start : start + n_each].to(logits.device))
+    for start in range(0, len(index), n_each):
+        chunk = slice(start, start + n_each)
+        whole = Dense(numerics.log_softmax(columns.select(logits[index[chunk]])))
+        statistics = measure(whole, labels=labels[chunk])
         kept = whole if top_k is None or top_k >= columns.n_entries else TopK.from_logprobs(whole.logprobs, k=top_k)
         parts.append(Scored(_moved(kept), statistics.to("cpu")))
     return joined(parts)
