@@ -64,10 +64,11 @@ def test_answers_do_not_depend_on_batches_or_padding(llama, inputs, causal_input
         assert close(other.statistics.entropy[:, :n], base.statistics.entropy)
 
 
-def test_what_lies_behind_a_row_does_not_matter(llama, inputs):
+@pytest.mark.parametrize("filler", [7, -100, 10**6])
+def test_what_lies_behind_a_row_does_not_matter(llama, inputs, filler):
     teacher = LocalCausalLM("t", llama.path, llama.vocabulary, top_k=4, batch_size=3)
     behind = inputs.mask.flip(1).cumsum(1).flip(1) == 0
-    other = teacher.score(replace(inputs, input_ids=torch.where(behind, 7, inputs.input_ids)))
+    other = teacher.score(replace(inputs, input_ids=torch.where(behind, filler, inputs.input_ids)))
     assert torch.equal(other.distribution.logprobs, teacher.score(inputs).distribution.logprobs)
 
 
@@ -91,7 +92,9 @@ def test_chunks_change_nothing(llama, inputs, monkeypatch):
     base = teacher.score(inputs)
     monkeypatch.setattr(positions, "CHUNK_ENTRIES", 7 * len(llama.vocabulary))
     assert torch.equal(teacher.score(inputs).distribution.logprobs, base.distribution.logprobs)
-    assert torch.equal(teacher.score(inputs).statistics.entropy, base.statistics.entropy)
+    for name in ("entropy", "label_logprob"):
+        chunked = getattr(teacher.score(inputs).statistics, name)
+        assert torch.allclose(chunked, getattr(base.statistics, name), rtol=0, atol=0, equal_nan=True)
 
 
 def test_more_rows_than_the_student_has_take_no_mass(llama, inputs, build, tmp_path):
@@ -113,6 +116,15 @@ def test_padding_rows_of_the_student_take_no_mass(llama, inputs):
     assert scored.distribution.n_entries == len(padded)
     assert (scored.distribution.logprobs[inputs.mask][:, -4:] == -1e4).all()
     assert close(scored.distribution.logprobs[inputs.mask][:, :-4], oracle(llama, inputs)[inputs.mask])
+
+
+def test_padding_rows_on_both_sides_take_no_mass(llama, inputs, build, tmp_path):
+    folder = build.save(tmp_path / "wide", build.llama(len(llama.vocabulary) + 12), llama.tokenizer)
+    tokens = {index: token for index, token in llama.vocabulary.tokens.items() if index != 40}
+    scored = LocalCausalLM("t", folder, Vocabulary(tokens, len(llama.vocabulary) + 4), top_k=None).score(inputs)
+    unknown = [40, *range(len(llama.vocabulary), len(llama.vocabulary) + 4)]
+    assert (scored.distribution.logprobs[inputs.mask][:, unknown] == -1e4).all()
+    assert torch.allclose(scored.distribution.logprobs.exp().sum(-1), torch.tensor(1.0), atol=1e-5)
 
 
 def test_another_tokenizer_of_equal_size_is_refused(llama, build, tmp_path):
