@@ -131,20 +131,37 @@ def _chunk(logits: Tensor, rows: Rows, job: _Job, buffers: Tensor) -> tuple[Tens
         probs=probs,
         plain=more.pop() if _needs_plain(job) else None,
     )
-    _pool(logits, rows, job, reading, q=q, log_q=log_q)
-    # The chain rule takes one 1/T of the T^2.
-    weight = objective.divergence_weight / objective.temperature
-    if objective.kind == "js":
-        value = gradient.js(reading, q, log_q, beta=objective.beta, weight=weight, spare=more.pop())
-    elif objective.kind == "reverse_kl":
-        value = gradient.reverse_kl(reading, q, log_q, weight=weight)
+    if objective.reads_teachers:
+        value = _divergence(logits, rows, job, reading, q=q, log_q=log_q, more=more)
     else:
-        value = gradient.forward_kl(reading, q, log_q, weight=weight)
+        value = torch.zeros_like(log_q.zero_()[:, 0])
     if labels is None or reading.label_logprob is None:
         return value, torch.zeros_like(value)
     if objective.cross_entropy > 0:
         gradient.add_cross_entropy(log_q, reading, labels, weight=objective.cross_entropy_weight)
     return value, torch.where(labels >= 0, -reading.label_logprob, 0)
+
+
+def _divergence(
+    logits: Tensor,
+    rows: Rows,
+    job: _Job,
+    reading: student.StudentRows,
+    *,
+    q: Tensor,
+    log_q: Tensor,
+    more: list[Tensor],
+) -> Tensor:
+    """Return the divergence from the pooled teachers; its gradient goes to ``log_q``."""
+    objective = job.objective
+    _pool(logits, rows, job, reading, q=q, log_q=log_q)
+    # The chain rule takes one 1/T of the T^2.
+    weight = objective.divergence_weight / objective.temperature
+    if objective.kind == "js":
+        return gradient.js(reading, q, log_q, beta=objective.beta, weight=weight, spare=more.pop())
+    if objective.kind == "reverse_kl":
+        return gradient.reverse_kl(reading, q, log_q, weight=weight)
+    return gradient.forward_kl(reading, q, log_q, weight=weight)
 
 
 def _pool(logits: Tensor, rows: Rows, job: _Job, reading: student.StudentRows, *, q: Tensor, log_q: Tensor) -> None:

@@ -59,6 +59,11 @@ class Objective:
         return self.divergence
 
     @property
+    def reads_teachers(self) -> bool:
+        """Whether the teachers matter at all; with cross-entropy alone they are not read, and ``D`` counts as 0."""
+        return self.cross_entropy < 1
+
+    @property
     def divergence_weight(self) -> float:
         """Factor on the divergence: ``(1 - c) T^2`` times ``scale``."""
         return (1 - self.cross_entropy) * self.temperature**2 * self.scale
@@ -82,7 +87,7 @@ class LossOutput:
     Attributes:
         total: Scalar with gradient: ``scale`` times the *sum* over positions that count of
             ``(1 - c) T^2 D + c CE``. Sums add up over micro-batches and processes; means do not.
-        divergence: ``D`` at each position in nats, without ``T^2``; 0 where masked. No gradient.
+        divergence: ``D`` at each position in nats, without ``T^2``; 0 where masked or without weight. No gradient.
         cross_entropy: Cross-entropy at each position in nats; 0 where masked or without a label. No gradient.
     """
 

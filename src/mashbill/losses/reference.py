@@ -30,7 +30,24 @@ def distillation_loss(
     # Rows that do not count leave here: whatever they hold, even NaN, their gradient is zero.
     logits = numerics.widen(rows.select(student_logits))
     logprobs = numerics.log_softmax(logits)
-    weights = log_weights.expand(-1, *mask.shape).flatten(1).index_select(1, rows.index).to(logits.dtype)
+    divergence = logprobs.new_zeros(len(logprobs))
+    if objective.reads_teachers:
+        weights = log_weights.expand(-1, *mask.shape).flatten(1).index_select(1, rows.index).to(logits.dtype)
+        divergence = _divergence(logits, logprobs, rows, teachers, weights, objective=objective)
+    cross_entropy = _cross_entropy(logprobs, None if labels is None else rows.select(labels))
+    total = objective.divergence_weight * divergence.sum() + objective.cross_entropy_weight * cross_entropy.sum()
+    return LossOutput(total, _spread(divergence, rows, mask), _spread(cross_entropy, rows, mask))
+
+
+def _divergence(
+    logits: Float[Tensor, "R V"],
+    logprobs: Float[Tensor, "R V"],
+    rows: Rows,
+    teachers: Sequence[Dense | TopK],
+    weights: Float[Tensor, "K R"],
+    *,
+    objective: Objective,
+) -> Float[Tensor, " R"]:
     softened = [
         target.softened(
             rows.take(teacher, like=logits),
@@ -43,10 +60,7 @@ def distillation_loss(
     mixture = target.pooled(softened, weights, pool=objective.pool)
     # Shifted before divided: what is rounded then is the distance to the largest entry, not the size of both.
     shifted = logits - logits.detach().amax(dim=-1, keepdim=True)
-    divergence = objective.distance(mixture, numerics.log_softmax(shifted / objective.temperature))
-    cross_entropy = _cross_entropy(logprobs, None if labels is None else rows.select(labels))
-    total = objective.divergence_weight * divergence.sum() + objective.cross_entropy_weight * cross_entropy.sum()
-    return LossOutput(total, _spread(divergence, rows, mask), _spread(cross_entropy, rows, mask))
+    return objective.distance(mixture, numerics.log_softmax(shifted / objective.temperature))
 
 
 def _cross_entropy(logprobs: Float[Tensor, "R V"], labels: Int[Tensor, " R"] | None) -> Float[Tensor, " R"]:
