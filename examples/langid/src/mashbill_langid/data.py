@@ -70,9 +70,10 @@ def prepare(
     n_eval: int = 3_000,
     n_shifted: int = 3_000,
 ) -> dict[str, int]:
-    """Write ``train``, ``scorecard``, ``eval_django`` and ``eval_udhr`` as JSON lines, and ``labels.txt``.
+    """Write ``train``, ``scorecard``, ``dev``, ``eval_django`` and ``eval_udhr`` as JSON lines, and ``labels.txt``.
 
-    The training file has no labels; the others are labelled. The same arguments give the same bytes.
+    The training file has no labels; the others are labelled. ``dev`` holds the in-domain rows that the scorecard left
+    over: settings are chosen on it, so that the test files stay unseen. The same arguments give the same bytes.
 
     Args:
         directory: Where to; made if it is not there.
@@ -89,9 +90,11 @@ def prepare(
     pools: dict[str, list[Row]] = defaultdict(list)
     for message, row in _django_rows(seed):
         pools[_side(message, seed)].append(row)
+    measured = _balanced(_shuffled(pools["scorecard"], seed))
     files = {
         "train": _shuffled(pools["train"], seed)[:n_train],
-        "scorecard": _balanced(_shuffled(pools["scorecard"], seed))[:n_scorecard],
+        "scorecard": measured[:n_scorecard],
+        "dev": measured[n_scorecard:],
         "eval_django": _shuffled(pools["eval"], seed)[:n_eval],
         "eval_udhr": _shuffled(_udhr_rows(), seed)[:n_shifted],
     }
