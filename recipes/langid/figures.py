@@ -36,7 +36,7 @@ def table() -> str:
     }
     n_seeds = len(found["seeds"])
     lines = [
-        f"Accuracy in percent. Students: mean over {n_seeds} seeds (least to greatest). Others: with its 95 % interval.",
+        f"Accuracy in percent. Students: mean over {n_seeds} seeds (least to greatest). Others: 95 % interval.",
         "",
         f"| | {' | '.join(_title(result, name) for name in sets)} |",
         f"|---|{'---|' * len(sets)}",
@@ -53,7 +53,8 @@ def table() -> str:
     lines += [
         "",
         f"The student has {size:.1f} M parameters and read {n_rows:,} texts without one label.",
-        "`make demo` makes the run, `recipes/langid/figures.py` this table, `recipes/langid/choose.py` chose the settings on rows of their own.",
+        "`make demo` makes the run, `recipes/langid/figures.py` this table;",
+        "the settings were chosen on rows of their own by `recipes/langid/choose.py`.",
     ]
     return "\n".join(lines) + "\n"
 
