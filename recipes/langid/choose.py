@@ -19,9 +19,9 @@ from mashbill_langid.data import prepare
 CHANGES = {
     "no_dropout": {"student.options.dropout": 0.0},
     "half_the_epochs": {"train.num_train_epochs": 12},
-    "batch_128": {"train.per_device_train_batch_size": 128, "train.learning_rate": 1.6e-2},
+    "batch_64": {"train.per_device_train_batch_size": 64, "train.learning_rate": 1.0e-2},
     "sharper_tokens": {"weighting.token.beta": 4.0},
-    "softer_skill": {"weighting.task.temperature": 0.1, "weighting.context.temperature": 0.1},
+    "sharper_skill": {"weighting.task.temperature": 0.05, "weighting.context.temperature": 0.05},
     "linear_pool": {"distill.pool": "linear"},
     "uniform": {"weighting": {}},
 }

@@ -122,12 +122,12 @@ def test_the_files_are_as_long_as_told(folder):
 
 def test_training_rows_have_no_label_and_the_others_have_one(folder):
     assert not any("label" in row for row in rows(folder, "train"))
-    for name in ("scorecard", "eval_django", "eval_udhr"):
+    for name in ("scorecard", "dev", "eval_django", "eval_udhr"):
         assert {row["label"] for row in rows(folder, name)} == set(STUDENT_LABELS), name
 
 
 def test_no_text_is_in_two_files(folder):
-    texts = Counter(row["text"] for name in ("train", "scorecard", "eval_django") for row in rows(folder, name))
+    texts = Counter(row["text"] for name in ("train", "scorecard", "dev", "eval_django") for row in rows(folder, name))
     assert max(texts.values()) == 1
 
 
@@ -144,7 +144,7 @@ def test_a_message_and_its_translations_are_on_one_side():
 def test_the_same_seed_gives_the_same_bytes(folder, tmp_path):
     data.prepare(tmp_path / "again")
     data.prepare(tmp_path / "other", seed=1)
-    for name in ("train.jsonl", "scorecard.jsonl", "eval_django.jsonl", "eval_udhr.jsonl"):
+    for name in ("train.jsonl", "scorecard.jsonl", "dev.jsonl", "eval_django.jsonl", "eval_udhr.jsonl"):
         first = (folder / name).read_bytes()
         assert (tmp_path / "again" / name).read_bytes() == first
         assert (tmp_path / "other" / name).read_bytes() != first
@@ -177,3 +177,11 @@ def test_the_verdict_sets_the_student_beside_its_teachers(tmp_path):
     line, report = demo.verdict(tmp_path).splitlines()
     assert line == "django: student 96.1%, trained without labels; cld3 90.4%, pool 97.0%"
     assert report == f"report: {tmp_path / 'report.html'}"
+
+
+def test_the_template_is_the_recipe_with_other_paths() -> None:
+    recipe = load_recipe(demo.RECIPE).document
+    template = load_recipe(demo.RECIPE.parents[2] / "src/mashbill/cli/templates/langid.yaml").document
+    for section in ("teachers", "distill", "weighting", "critical", "train", "compare"):
+        assert template[section] == recipe[section]
+    assert template["student"]["options"] == recipe["student"]["options"]
