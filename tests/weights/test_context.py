@@ -108,6 +108,25 @@ def test_range_and_lipschitz_constant_survive_an_attack(random_evidence) -> None
     assert 0.9 * promise.lipschitz < float(ratio) <= promise.lipschitz * (1 + 1e-6)
 
 
+@pytest.mark.parametrize("anchors", [None, ANCHORS])
+def test_measured_scores_are_an_input_of_the_lipschitz_constant(anchors, random_evidence) -> None:
+    rule = PartitionOfUnity(anchors=anchors, radius=5.0, temperature=0.2, measure="safety")
+    rows = features([0.0, 0.0], [3.0, 4.0], [0.0, 0.0], [3.0, 4.0])
+
+    def weights(gap):
+        scores = torch.tensor([[0.5 + gap, 0.5 + gap], [0.5 - gap, 0.5 - gap]], dtype=DOUBLE)
+        return rule(random_evidence(2, **rows, scores={"context": {"safety": scores}})).exp()
+
+    promise = rule.declared(2)
+    assert "measured safety, sup" in promise.metric
+    assert promise.lipschitz is not None
+    ratio = float((weights(1e-4) - weights(0.0)).abs().max()) / 1e-4
+    assert 2.49 < ratio <= promise.lipschitz
+    if anchors is None:
+        assert promise.lipschitz == 2.5
+        assert promise.score_lipschitz == 5.0
+
+
 def test_a_blend_keeps_an_order_that_all_contexts_keep(random_evidence) -> None:
     rule = PartitionOfUnity({"home": {"t0": 0.8, "t1": 0.2}, "away": {"t0": 0.5, "t1": 0.5}}, ANCHORS)
     rows = torch.randn(4, 2, generator=torch.Generator().manual_seed(1), dtype=DOUBLE)

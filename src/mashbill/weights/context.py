@@ -110,7 +110,7 @@ class PartitionOfUnity:
     Range: that of the ``W_d``, as is every order that all of them respect. Lipschitz constant
     ``spread diameter / (4 radius^2)`` in the features (l2), with the largest difference between contexts of one
     teacher's weight and the diameter of the anchors: the derivative is a covariance under ``phi``, at most half of one
-    range times half of the other.
+    range times half of the other. Measured scores add ``1/(2 temperature)`` (sup norm), as each ``W_d`` is a softmax.
 
     Attributes:
         weights: ``{context: {teacher: weight}}``. Without anchors, a context that is left out counts all alike; with
@@ -171,11 +171,14 @@ class PartitionOfUnity:
         else:
             low, high = softmax_range(1 / self.temperature, n_teachers)
         source = "arXiv 2601.17910, Theorem V.2, family B: a convex blend keeps box and order"
+        in_scores = 0.0 if self.weights is not None else 1 / self.temperature
+        metric = "any continuous input" if self.weights is not None else f"measured {self.measure}, sup"
         if self.anchors is None:
-            return Declared(low, high, 0.0, "any continuous input", source, score_lipschitz=0.0)
+            return Declared(low, high, in_scores / 2, metric, source, score_lipschitz=in_scores)
         diameter = max((math.dist(a, b) for a, b in itertools.combinations(self.anchors.values(), 2)), default=0.0)
-        constant = self._widest(high - low) * diameter / (4 * self.radius**2)
-        return Declared(low, high, constant, "context features, l2", source)
+        constant = self._widest(high - low) * diameter / (4 * self.radius**2) + in_scores / 2
+        metric = "context features, l2" if self.weights is not None else f"context features, l2; {metric}"
+        return Declared(low, high, constant, metric, source)
 
     def _widest(self, otherwise: float) -> float:
         """Return the largest difference between two contexts of one teacher's weight."""
