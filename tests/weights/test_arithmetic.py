@@ -42,6 +42,17 @@ def test_the_promise_holds(random_evidence) -> None:
     assert operator.needs == {"entropy"}
 
 
+def test_logs_up_to_a_constant_are_normalised_before_the_mean(random_evidence) -> None:
+    def scores(evidence):
+        return torch.tensor([5.0, 4.0], dtype=torch.float64).reshape(2, 1, 1).expand(2, 4, 1)
+
+    operator = average(Uniform(), scores)
+    weights = operator(random_evidence(2)).exp()
+    expected = torch.tensor([5.0, 4.0], dtype=torch.float64).softmax(0) / 2 + 0.25
+    torch.testing.assert_close(weights[:, 0, 0], expected)
+    assert weights.min() >= operator.declared(2).lowest
+
+
 @pytest.mark.parametrize(
     ("rules", "shares", "message"),
     [

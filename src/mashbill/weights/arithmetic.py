@@ -33,7 +33,8 @@ class Average:
 
     def __call__(self, evidence: Evidence, /) -> LogWeights:
         """Return log-weights ``[K B #T]``."""
-        each = torch.broadcast_tensors(*(rule(evidence) for rule in self.rules))
+        # A plain function may return logs up to a constant, as in a product; a mean of those would mean nothing.
+        each = torch.broadcast_tensors(*(simplex.log_normalise(rule(evidence), dim=0) for rule in self.rules))
         shares = torch.tensor(self.shares, dtype=each[0].dtype, device=each[0].device)
         return simplex.log_normalise(torch.logsumexp(torch.stack(each, dim=-1) + shares.log(), dim=-1), dim=0)
 
