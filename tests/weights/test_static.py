@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+import mashbill as mb
 from mashbill import numerics
 from mashbill.weights.published import Route
 from mashbill.weights.static import Static, Uniform
@@ -53,6 +54,15 @@ def test_names_that_do_not_exist_are_refused(random_evidence) -> None:
         Static({"t0": 0.5, "t1": 0.5}).declared(3)
 
 
+@pytest.mark.parametrize("weight", [0.1428571, 0.1428572])
+def test_a_sum_that_is_1_within_the_tolerance_can_be_composed(weight, random_evidence) -> None:
+    operator = mb.product(task=Static({f"t{k}": weight for k in range(7)}))
+    assert operator.declared(7).lowest == pytest.approx(1 / 7, abs=1e-12)
+    rule = Static({"t0": 0.3, "t1": 0.7000009})
+    found, promise = rule(random_evidence(2)).exp(), rule.declared(2)
+    assert promise.lowest - 1e-12 <= found.min() <= found.max() <= promise.highest + 1e-12
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
@@ -84,6 +94,13 @@ def test_route_leaves_the_floor_to_the_others(random_evidence) -> None:
     assert weights[:, 0, 0].tolist() == pytest.approx([0.05, 0.05, 0.9])
     assert (rule.declared(3).lowest, rule.declared(3).highest) == (0.05, pytest.approx(0.9))
     assert (Route().declared(1).lowest, Route().declared(1).highest) == (1.0, 1.0)
+
+
+def test_a_floor_is_not_rounded_below_its_promise(random_evidence) -> None:
+    rule = Route(floor=0.02)
+    found = rule(random_evidence(3, route=torch.tensor([0, 1, 2, -1]))).exp()
+    assert float(found.min()) == pytest.approx(0.02, abs=1e-15)
+    assert float(found.max()) == pytest.approx(rule.declared(3).highest, abs=1e-15)
 
 
 def test_route_refuses_a_floor_above_an_even_share(random_evidence) -> None:

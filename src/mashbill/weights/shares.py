@@ -71,7 +71,7 @@ def for_each(
 
 
 def extremes(each: Sequence[Shares], *, n_teachers: int, argument: str) -> tuple[float, float]:
-    """Return the least and largest weight in any of the mappings.
+    """Return the least and largest weight in any of the mappings, each scaled to sum to 1 exactly.
 
     Raises:
         ValueError: A mapping does not have ``n_teachers`` entries.
@@ -79,5 +79,6 @@ def extremes(each: Sequence[Shares], *, n_teachers: int, argument: str) -> tuple
     for shares in each:
         if len(shares) != n_teachers:
             raise ValueError(f"{argument} weighs {len(shares)} teachers, but n_teachers={n_teachers}; list each once")
-    values = [float(share) for shares in each for share in shares.values()]
+    # Rules normalise what they are given, so a sum that is 1 only within the tolerance must not show in the range.
+    values = [share / math.fsum(shares.values()) for shares in each for share in shares.values()]
     return min(values), max(values)

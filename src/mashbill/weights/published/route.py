@@ -48,8 +48,9 @@ class Route:
         named = self._named(n_teachers)
         index = torch.arange(n_teachers, device=evidence.route.device).unsqueeze(-1)
         dtype = numerics.reduction_dtype(like.dtype)
-        weights = torch.where(index == evidence.route, named, self.floor).to(dtype)
-        weights = weights.masked_fill(evidence.route < 0, 1 / n_teachers)
+        # Filled in the final dtype: `torch.where` on two numbers would round them to float32 first.
+        weights = torch.full((n_teachers, len(evidence.route)), self.floor, dtype=dtype, device=evidence.route.device)
+        weights = weights.masked_fill(index == evidence.route, named).masked_fill(evidence.route < 0, 1 / n_teachers)
         return numerics.log_of(weights).unsqueeze(-1)
 
     def declared(self, n_teachers: int) -> Declared:
