@@ -65,6 +65,19 @@ def test_two_groupings_hold_at_once_and_match_the_closed_form() -> None:
     assert chance.tolist() == pytest.approx([0.07, 0.63, 0.03, 0.27], abs=1e-12)
 
 
+@pytest.mark.parametrize("share", [0.501, 0.5])
+def test_shares_that_almost_or_quite_exclude_a_kind_of_row_are_met(share: float) -> None:
+    # Half of x comes from a alone, which leaves a row of a in y the chance `share` - 1/2.
+    task, context = [0] * 6 + [1] * 5, [0] * 5 + [1] * 6
+    chance = mix_probabilities(
+        {"task": group(["a", "b"], task, {"a": share}), "context": group(["x", "y"], context, {"x": 0.5})}
+    )
+    assert chance is not None
+    assert float(chance[5]) == pytest.approx(share - 0.5, abs=1e-4)
+    assert chance[:5].tolist() == pytest.approx([0.1] * 5, abs=1e-4)
+    assert chance[6:].tolist() == pytest.approx([(1 - share) / 5] * 5, abs=1e-4)
+
+
 def test_impossible_shares_are_refused() -> None:
     # Task a occurs only in context x, so x cannot be rarer than a.
     with pytest.raises(MashbillError, match="cannot be met together"):
