@@ -3,7 +3,7 @@ import torch
 
 from mashbill import numerics
 from mashbill.distributions import Dense, TopK, soften
-from mashbill.losses import target
+from mashbill.losses import distillation_loss, target
 
 
 def random_logprobs(*shape, seed=0, scale=3.0):
@@ -70,3 +70,33 @@ def test_entries_impossible_for_all_stay_impossible(pool):
 def test_no_teacher_is_refused():
     with pytest.raises(ValueError, match="at least one teacher"):
         target.pooled([], torch.zeros(0, 3), pool="linear")
+
+
+def completions(n: int) -> tuple[torch.Tensor, TopK, torch.Tensor]:
+    """A student, a teacher cut to two entries of six, and ``n`` ways to lay out its tail."""
+    generator = torch.Generator().manual_seed(4)
+    student = 2 * torch.randn(1, 1, 6, generator=generator, dtype=torch.float64)
+    teacher = TopK.from_logprobs(
+        torch.log_softmax(2 * torch.randn(1, 1, 6, generator=generator, dtype=torch.float64), dim=-1), k=2
+    )
+    sharpness = torch.logspace(-1, 1.5, n, dtype=torch.float64).unsqueeze(-1)
+    tails = (sharpness * torch.randn(n, 4, generator=generator, dtype=torch.float64)).softmax(-1)
+    stored = teacher.ids.flatten().long()
+    rest = torch.tensor([v for v in range(6) if v not in stored.tolist()])
+    whole = torch.zeros(n, 6, dtype=torch.float64).index_copy(1, rest, tails * teacher.log_tail.exp().flatten())
+    whole[:, stored] = teacher.logprobs.flatten().exp()
+    return student, teacher, numerics.log_of(whole)
+
+
+@pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "js"])
+def test_a_tail_of_the_students_shape_costs_least_at_temperature_1_alone(divergence):
+    student, teacher, whole = completions(200)
+    mask, one = torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, 1, 1, dtype=torch.float64)
+
+    def cost(some, temperature):
+        loss = distillation_loss(student, [some], one, mask=mask, divergence=divergence, temperature=temperature)
+        return float(loss.divergence)
+
+    others = [cost(Dense(each.view(1, 1, 6)), 1.0) for each in whole]
+    assert cost(teacher, 1.0) <= min(others) + 1e-12
+    assert min(cost(Dense(each.view(1, 1, 6)), 4.0) for each in whole) < cost(teacher, 4.0) - 1e-3
