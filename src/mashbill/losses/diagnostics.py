@@ -26,7 +26,7 @@ class Diagnostics:
     Attributes:
         kl_to_teacher: ``KL(p_k || p_S)``: what the student has yet to learn from each teacher.
         disagreement: ``sum_k w_k KL(p_k || q)``: how far the teachers are from their pool, hence from one another.
-            Under the linear pool no student brings the weighted sum of ``kl_to_teacher`` below it.
+            Under the linear pool the weighted sum of ``kl_to_teacher`` is never below it.
         label_logprob: Log-probability of the label in the pool; NaN where masked or without a label.
     """
 

@@ -8,8 +8,8 @@ pool           unnormalised                       kept
 `power`        ``(sum_k w_k p_k^r)^(1/r)``        between: ``r = 1`` linear, ``r -> 0`` log-linear
 =============  =================================  ==========================================================
 
-No pool can keep both convexity and softening for two teachers in general position. Zeros are ``LOG_ZERO``: see each
-pool for what a zero of one teacher does to the others.
+For two teachers in general position, no pool keeps both convexity and softening unless it copies one of them. Zeros
+are ``LOG_ZERO``: see each pool for what a zero of one teacher does to the others.
 """
 
 import lazy_loader

@@ -77,7 +77,7 @@ def mean_success(values: ArrayLike, *, confidence: float) -> Interval:
     """Mean of row successes in [0, 1], every row counting alike.
 
     Exact (Clopper and Pearson) if they are all 0 or 1. In between, the same formula at the fractional total: such
-    values vary less than a coin of the same mean, so the interval is wider than need be.
+    values vary less than a coin of the same mean, so it is as a rule wider than need be; that is no proof of coverage.
     """
     success = np.asarray(values, dtype=float)
     if np.isin(success, (0.0, 1.0)).all():

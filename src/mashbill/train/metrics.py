@@ -175,7 +175,8 @@ def reliability_bins(marks: Marks) -> tuple[Bin, ...]:
 def calibration_error(reliability: Sequence[Bin]) -> float:
     """Expected calibration error ``sum_b n_b/n |accuracy_b - confidence_b|``, a probability.
 
-    Biased upwards on small samples: a perfectly calibrated candidate has about ``sum_b sqrt(n_b) / (2 n)``.
+    Biased upwards on small samples: a perfectly calibrated candidate has up to about ``0.4 sum_b sqrt(n_b) / n``, less
+    where its confidence is near 0 or 1.
     """
     total = sum(each.n for each in reliability)
     return sum(each.n * abs(each.accuracy - each.confidence) for each in reliability) / total

@@ -59,7 +59,7 @@ def squash(w: Float[Tensor, "*batch K"], *, w_min: Number, w_max: Number) -> Flo
         w_max: Largest weight.
 
     Returns:
-        Probabilities in the box; a bound is reached only at a vertex of the simplex.
+        Probabilities in the box; the lower bound is reached only where a weight is 0, the upper where it is 1.
 
     Raises:
         ValueError: The box is empty for ``K``.
