@@ -108,7 +108,10 @@ class VocabularyError(MashbillError):
 
 
 class TeacherError(MashbillError):
-    """A teacher that could not be loaded or did not answer."""
+    """A teacher that could not be loaded or did not answer.
+
+    In a run's first question it becomes a plain user error: nothing has been written yet.
+    """
 
     exit_code = 3
 

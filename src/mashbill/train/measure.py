@@ -17,7 +17,7 @@ from mashbill.train.evaluate import DEFAULT_CONFIDENCE, declares_critical
 from mashbill.train.loading import Loaded
 from mashbill.train.metrics import Marks, RowTotals
 from mashbill.train.students import build_student
-from mashbill.train.targets import Targets, collect
+from mashbill.train.targets import Targets, collect, require_answers
 from mashbill.weights.scorecard import Cell, Scorecard, certify_orders
 
 
@@ -45,8 +45,11 @@ def measure_scorecard(loaded: Loaded, *, progress: Progress | None = None) -> Sc
     corpus = build_corpus(student, rows, max_length=recipe.data.max_length, teachers=names)
     _require_labels(corpus, where=str(recipe.data.scorecard))
     directory = loaded.resolve(recipe.output) / "teachers"
+    teachers = build_teachers(recipe.teachers, student, base)
+    if not directory.exists():
+        require_answers(teachers, corpus)
     targets = []
-    for teacher in build_teachers(recipe.teachers, student, base):
+    for teacher in teachers:
         targets.append(collect(teacher, corpus, directory, progress))
         getattr(teacher, "release", lambda: None)()  # one local model in memory at a time
     confidence = recipe.critical.confidence if recipe.critical else DEFAULT_CONFIDENCE

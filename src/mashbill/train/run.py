@@ -31,7 +31,7 @@ from mashbill.train.loading import Loaded
 from mashbill.train.measure import measure_scorecard, require_measured
 from mashbill.train.protocol import Student
 from mashbill.train.students import origin
-from mashbill.train.targets import collect
+from mashbill.train.targets import collect, require_answers
 from mashbill.weights.scorecard import Scorecard
 
 log = logging.getLogger(__name__)
@@ -95,12 +95,15 @@ def distill(
     ):
         log.info("this run has finished before; nothing is left to do")
         return _finished(directory, before)
+    parts = build_parts(loaded, data)
+    if not (directory / "teachers").exists():
+        require_answers(parts.teachers, parts.corpora[TRAIN])
     directory.mkdir(parents=True, exist_ok=True)
     with logging_to(directory / "run.log"), Interruption().installed() as interruption:
         return _run(
             loaded,
             directory,
-            data,
+            parts,
             accept_change=accept_change,
             stop_after=stop_after,
             interruption=interruption,
@@ -111,14 +114,13 @@ def distill(
 def _run(
     loaded: Loaded,
     directory: Path,
-    data: Mapping[str, str],
+    parts: Parts,
     *,
     accept_change: Sequence[str],
     stop_after: int | None,
     interruption: Interruption,
     progress: Progress | None,
 ) -> RunResult:
-    parts = build_parts(loaded, data)
     saved = checkpoint.newest_valid(directory / "checkpoints")
     if saved is not None:
         for change in require_same(saved.state["ledger"], parts.ledger, accepted=accept_change):

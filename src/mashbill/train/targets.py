@@ -17,7 +17,7 @@ from mashbill import numerics
 from mashbill.distributions.dense import Dense
 from mashbill.distributions.statistics import Statistics
 from mashbill.distributions.topk import TopK
-from mashbill.errors import CorruptionError, NumericError
+from mashbill.errors import CorruptionError, MashbillError, NumericError, TeacherError
 from mashbill.progress import Progress, Silent
 from mashbill.shapes import Bool, Int, Tensor
 from mashbill.teachers.protocol import Scored, Teacher
@@ -78,6 +78,23 @@ def collect(
         record = {"sha256": sha256_of(path), "teacher": teacher.id, "identity": identity, "corpus": corpus.digest}
         write_json(path.with_suffix(".json"), {**record, "n_entries": n_entries, "format": FORMAT})
     return _read(path, teacher.id, digest, corpus)
+
+
+def require_answers(teachers: Sequence[Teacher], corpus: Corpus) -> None:
+    """Ask every teacher about one row, before anything is written.
+
+    A teacher that fails here has never worked with this recipe: that is bad input, whatever it would be later.
+
+    Raises:
+        MashbillError: A teacher cannot be opened, fails, or gives no distribution.
+    """
+    inputs = corpus.inputs(torch.zeros(1, dtype=torch.long))
+    for teacher in teachers:
+        try:
+            _require_finite(teacher.id, teacher.score(inputs), inputs.mask, inputs.row_ids)
+        except (TeacherError, NumericError) as error:
+            raise MashbillError(error.what, where=error.where, why=error.why, help=error.help) from error
+        getattr(teacher, "release", lambda: None)()  # one local model in memory at a time
 
 
 def _digest(teacher_id: str, identity: Mapping[str, str], corpus: Corpus) -> str:
