@@ -156,3 +156,25 @@ def test_the_paired_proportion_covers_the_truth_on_small_samples():
         assert found.high is not None
         hits += found.low <= 0.08 <= found.high  # .9 - (.8 * .9 + .2 * .5)
     assert hits / 600 >= 0.93  # without the added half rows it is .84
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 7, 8, 10, 20])
+def test_candidates_that_are_alike_are_seldom_told_apart_whatever_the_number_of_rows(n):
+    # Every row differs, in either direction alike: the number of rows for the first is binomial.
+    told_apart = 0.0
+    for n_first in range(n + 1):
+        first = np.arange(n) < n_first
+        found = intervals.paired_proportion(first, ~first, np.ones(n), confidence=0.95)
+        assert found.low is not None
+        assert found.high is not None
+        told_apart += stats.binom.pmf(n_first, n, 0.5) * (found.low > 0 or found.high < 0)
+    assert told_apart <= 0.05
+    assert (told_apart > 0) == (n >= 6)
+
+
+def test_a_few_rows_with_means_over_seeds_prove_nothing():
+    five, six = np.full(5, 2 / 3), np.full(6, 2 / 3)
+    assert intervals.paired_proportion(five, np.zeros(5), np.ones(5), confidence=0.95).low == 0.0
+    found = intervals.paired_proportion(six, np.zeros(6), np.ones(6), confidence=0.95)
+    assert found.low is not None
+    assert found.low > 0

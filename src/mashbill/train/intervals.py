@@ -114,6 +114,10 @@ def paired_proportion(first: ArrayLike, second: ArrayLike, counts: ArrayLike, *,
     (n + 2)^2``, as if half a row of every kind of pair had been seen besides. Two rows that differ alike then prove
     nothing, where their variance of 0 would. Otherwise :func:`paired_difference`.
 
+    Approximate, but for zero: of rows that differ, alike candidates win each with probability 1/2, so an interval
+    around differences of -1, 0 and 1 leaves out zero only where the exact sign test does (McNemar). Between -1 and 1,
+    it does so only with as many differing rows as could convince that test if all pointed the same way.
+
     Source:
         Agresti and Min, *Simple improved confidence intervals for comparing matched proportions*, Statistics in
         Medicine 24 (2005); row differences may here be fractions, such as means over seeds.
@@ -124,8 +128,17 @@ def paired_proportion(first: ArrayLike, second: ArrayLike, counts: ArrayLike, *,
     n, total = difference.size + 2, float(difference.sum())
     variance = (float(np.square(difference).sum()) + 1 - total**2 / n) / n**2
     half = float(stats.norm.ppf(0.5 + confidence / 2)) * math.sqrt(variance)
-    value = total / difference.size
-    return Interval(value, max(-1.0, total / n - half), min(1.0, total / n + half))
+    low, high = max(-1.0, total / n - half), min(1.0, total / n + half)
+    if _sign_test(difference) > 1 - confidence:
+        low, high = min(low, 0.0), max(high, 0.0)
+    return Interval(total / difference.size, low, high)
+
+
+def _sign_test(difference: np.ndarray) -> float:
+    """Return the exact two-sided p-value of as many wins for both; of unequal differences, the least it could be."""
+    n_first, n_second = int((difference > 0).sum()), int((difference < 0).sum())
+    n_fewer = min(n_first, n_second) if np.isin(difference, (-1.0, 0.0, 1.0)).all() else 0
+    return min(1.0, 2 * float(stats.binom.cdf(n_fewer, n_first + n_second, 0.5)))
 
 
 def _ratio_variance(total: np.ndarray, count: np.ndarray) -> float:
