@@ -175,7 +175,7 @@ def product(
 
     Source:
         arXiv 2601.17910, Definition IV.1; order and guard last, because the product does not inherit bounds (against
-        Theorem IV.2 (2)), and an order only from scales that all respect it.
+        Theorem IV.2 (2)), and an order for sure only from scales that all respect it.
 
     >>> from mashbill.weights.token import EntropySoftmax
     >>> product(token=EntropySoftmax(beta=4.0), bounds=(0.1, 0.8)).declared(3).lowest

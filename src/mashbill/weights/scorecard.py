@@ -230,7 +230,7 @@ def _certified_pairs(success: np.ndarray, *, n_contexts: int, confidence: float)
 def rows_to_certify(gap: float, *, confidence: float = 0.95, n_teachers: int = 2, n_contexts: int = 1) -> int:
     """Return how many rows certify a gap of that size in the sample: ``2 ln(K (K-1) D / delta) / gap^2``.
 
-    A true gap of that size shows smaller in about half of all samples, so plan for more rows or a smaller gap.
+    A true gap of that size shows smaller in about half of all samples, so plan with a smaller one.
 
     Raises:
         ValueError: ``gap`` is not within (0, 1], or there are fewer than two teachers.
