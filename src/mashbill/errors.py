@@ -108,7 +108,7 @@ class VocabularyError(MashbillError):
 
 
 class TeacherError(MashbillError):
-    """A teacher that could not be loaded or did not answer.
+    """A teacher that failed, or whose answer is no distribution.
 
     In a run's first question it becomes a plain user error: nothing has been written yet.
     """

@@ -31,3 +31,27 @@ class Silent:
 
     def done(self) -> None:
         """Ignore."""
+
+
+class Titled:
+    """Shows the progress of one of several like runs: every label begins with its title.
+
+    Args:
+        title: Which run it is.
+        shown: Where it is shown.
+    """
+
+    def __init__(self, title: str, shown: Progress) -> None:
+        self._title, self._shown = title, shown
+
+    def start(self, total: int | None, label: str) -> None:
+        """Begin a piece of work."""
+        self._shown.start(total, f"{self._title}: {label}")
+
+    def advance(self, n: int = 1, **fields: float) -> None:
+        """Count ``n`` more."""
+        self._shown.advance(n, **fields)
+
+    def done(self) -> None:
+        """End the piece of work."""
+        self._shown.done()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mashbill.errors import MashbillError, TeacherError
+from mashbill.errors import MashbillError
 from mashbill.teachers import LocalCausalLM, folder
 from mashbill.teachers.folder import ModelFolder
 
@@ -86,13 +86,13 @@ def test_a_broken_configuration_names_the_file(copy):
 
 def test_incomplete_weights_are_refused(copy, llama, causal_inputs):
     edit(copy / "config.json", num_hidden_layers=3)
-    with pytest.raises(TeacherError, match=r"incomplete: \d+ tensors are missing"):
+    with pytest.raises(MashbillError, match=r"incomplete: \d+ tensors are missing"):
         LocalCausalLM("t", copy, llama.vocabulary).score(causal_inputs(llama.tokenizer))
 
 
 def test_damaged_weights_are_a_teachers_error(copy, llama, causal_inputs):
     (copy / "model.safetensors").write_bytes(b"\0" * 99)
-    with pytest.raises(TeacherError, match="teacher `t` cannot be opened"):
+    with pytest.raises(MashbillError, match="teacher `t` cannot be opened"):
         LocalCausalLM("t", copy, llama.vocabulary).score(causal_inputs(llama.tokenizer))
 
 
@@ -111,5 +111,5 @@ def test_gguf_needs_the_file(tmp_path):
 @pytest.mark.skipif(util.find_spec("gguf") is None, reason="needs the package gguf")
 def test_a_damaged_gguf_is_a_teachers_error(tmp_path, llama):
     (tmp_path / "m.gguf").write_bytes(b"GGUF" + b"\0" * 64)
-    with pytest.raises(TeacherError, match="cannot be opened"):
+    with pytest.raises(MashbillError, match="cannot be opened"):
         LocalCausalLM("t", tmp_path, llama.vocabulary, gguf_file="m.gguf")

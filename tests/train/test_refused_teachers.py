@@ -69,7 +69,7 @@ def other_tokenizer(language_models: Path, tmp_path: Path) -> Path:
     first, second = '"a":', '"b":'
     assert first in text
     assert second in text
-    path.write_text(text.replace(first, "@").replace(second, first).replace("@", second), encoding="utf-8")
+    path.write_text(text.replace(first, "<1>").replace(second, first).replace("<1>", second), encoding="utf-8")
     return folder
 
 

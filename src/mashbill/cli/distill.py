@@ -1,6 +1,5 @@
 """``mashbill distill``: the run itself."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import typer
@@ -11,7 +10,7 @@ from mashbill.cli.reply import Reply
 from mashbill.train.checks import check, check_plugins
 
 
-def distill(
+def distill(  # noqa: PLR0917  # the command line's options, not a call's arguments
     recipe: RecipeArgument,
     resume: Annotated[
         Literal["auto", "never"], typer.Option(help="Continue from the newest valid checkpoint, or start anew.")
@@ -20,6 +19,9 @@ def distill(
         list[str] | None,
         typer.Option(metavar="KEY", help="Resume although this key of the recipe has changed. Repeatable."),
     ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Runs of the recipe's `compare` section at the same time, a process each.")
+    ] = 1,
     plugin: PluginOption = None,
     set_: SetOption = None,
 ) -> Reply:
@@ -31,32 +33,13 @@ def distill(
     from mashbill.report.page import write_report
     from mashbill.train.compare import compare
     from mashbill.train.run import distill as run_recipe
+    from mashbill.train.summary import summary_lines
 
     progress = for_stderr()
     result = run_recipe(loaded, resume=resume, accept_change=tuple(accept_change or ()), progress=progress)
-    if loaded.recipe.compare is not None:
-        compare(loaded, progress=progress)
+    comparison = None if loaded.recipe.compare is None else compare(loaded, progress=progress, workers=workers)
     page = write_report(result.directory)
     value: dict[str, Any] = {"run": result.directory, "status": result.status, "steps": result.step, "report": page}
     value["entries"] = [entry for entry in (result.result or {}).get("entries", ()) if entry["by"] == "all"]
     head = f"{result.status} after {result.step} steps: {result.directory}"
-    return Reply([head, *summary(result.result or {}), f"report: {page}"], value)
-
-
-def summary(result: Mapping[str, Any]) -> list[str]:
-    """Return how the student, the pool and each teacher did on each evaluation set, in one measure, best first."""
-    measure = result.get("primary", "accuracy")
-    lines = []
-    whole = [entry for entry in result.get("entries", ()) if entry["by"] == "all" and entry.get(measure)]
-    for name in dict.fromkeys(entry["set"] for entry in whole):
-        lines.append(f"{measure} on {name}")
-        here = [entry for entry in whole if entry["set"] == name]
-        here.sort(key=lambda entry: entry[measure]["value"], reverse=measure == "accuracy")
-        lines += [f"  {_shown(entry[measure]):26} {entry['who'].removeprefix('teacher:')}" for entry in here]
-    return lines
-
-
-def _shown(interval: Mapping[str, float | None]) -> str:
-    ends = (interval["low"], interval["high"])
-    known = "" if None in ends else f" [{ends[0]:.3f}, {ends[1]:.3f}]"
-    return f"{interval['value']:.3f}{known}"
+    return Reply([head, *(summary_lines(result.result, comparison) if result.result else ()), f"report: {page}"], value)

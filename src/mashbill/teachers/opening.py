@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 
-from mashbill.errors import TeacherError
+from mashbill.errors import MashbillError
 from mashbill.shapes import Int, Tensor
 from mashbill.teachers.folder import ModelFolder
 
@@ -17,7 +17,7 @@ def open_tokenizer(folder: ModelFolder, *, teacher_id: str) -> Any:
     """Return the folder's tokenizer.
 
     Raises:
-        TeacherError: It cannot be opened.
+        MashbillError: It cannot be opened.
     """
     return _from_pretrained("AutoTokenizer", folder, teacher_id)
 
@@ -26,14 +26,14 @@ def open_model(auto_class: str, folder: ModelFolder, *, teacher_id: str, dtype: 
     """Return the folder's model, ready to answer: evaluation mode, no gradients.
 
     Raises:
-        TeacherError: It cannot be opened, or its files lack some of its weights.
+        MashbillError: It cannot be opened, or its files lack some of its weights.
     """
     safely = {} if folder.gguf_file else {"use_safetensors": True}
     model, report = _from_pretrained(
         auto_class, folder, teacher_id, dtype=getattr(torch, dtype), output_loading_info=True, **safely
     )
     if missing := sorted(report["missing_keys"]):
-        raise TeacherError(
+        raise MashbillError(
             f"the weights of teacher `{teacher_id}` are incomplete: {len(missing)} tensors are missing "
             f"(first: {missing[0]})",
             where=f"teachers.{teacher_id} ({folder.path})",
@@ -65,7 +65,7 @@ def _from_pretrained(auto_class: str, folder: ModelFolder, teacher_id: str, **op
                 folder.path, local_files_only=True, trust_remote_code=False, **options
             )
     except Exception as error:  # transformers raises whatever its parts raise
-        raise TeacherError(
+        raise MashbillError(
             f"teacher `{teacher_id}` cannot be opened: {type(error).__name__}: {error}",
             where=f"teachers.{teacher_id} ({folder.path})",
             help=f"check that transformers.{auto_class}.from_pretrained opens this folder",

@@ -21,7 +21,7 @@ from typing import Any
 
 from mashbill import plugins
 from mashbill.errors import MashbillError
-from mashbill.progress import Progress, Silent
+from mashbill.progress import Progress, Silent, Titled
 from mashbill.train import durable
 from mashbill.train.comparison import MAIN, Run, gather_runs
 from mashbill.train.loading import Loaded
@@ -135,10 +135,8 @@ def _seeds(loaded: Loaded) -> list[int]:
 def _run_all(jobs: Sequence[Job], progress: Progress, *, workers: int) -> None:
     # Runs that have ended before are asked too: the engine looks whether recipe and data are still the same.
     if workers == 1 or len(jobs) < 2:
-        for n, job in enumerate(jobs, start=1):
-            progress.start(None, f"arm {job.arm}, seed {job.seed} ({n} of {len(jobs)})")
-            progress.done()
-            _run(job, progress)
+        for job in jobs:
+            _run(job, Titled(f"arm {job.arm}, seed {job.seed}", progress))
         return
     # A forked child would inherit the thread pools of torch in whatever state they are; a fresh process does not.
     context = multiprocessing.get_context("spawn")

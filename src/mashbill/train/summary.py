@@ -1,11 +1,11 @@
-"""What a run found, in one careful line for each evaluation set."""
+"""What a run found, in careful words: a line for each evaluation set, and one below it for each comparison."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def summary_lines(result: Mapping[str, Any], comparison: Mapping[str, Any] | None = None) -> list[str]:
-    """Return one line for each evaluation set: the student beside each teacher and each arm, in careful words.
+    """Return, for each evaluation set, the student's line and indented lines that set it beside each teacher and arm.
 
     Better and worse are said only of paired differences whose interval leaves out zero; everything else is "no clear
     difference".
@@ -28,9 +28,7 @@ def summary_lines(result: Mapping[str, Any], comparison: Mapping[str, Any] | Non
                 for line in comparison["against_main"]
                 if line["set"] == name and line["by"] == "all"
             ]
-        lines.append(
-            f"{name}: student {_primary_words(entry, result['primary'])}" + "".join(f"; {fact}" for fact in facts)
-        )
+        lines += [f"{name}: student {_primary_words(entry, result['primary'])}", *(f"  {fact}" for fact in facts)]
     return lines
 
 

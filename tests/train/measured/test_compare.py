@@ -132,11 +132,13 @@ def test_a_difference_needs_an_interval_without_zero_and_one_sign_at_every_seed(
 
 
 def test_the_summary_claims_only_what_is_clear(classifier_run):
-    (line,) = summary_lines(classifier_run.result, classifier_run.comparison)
-    assert line.startswith("held_out: student accuracy")
-    assert "teacher germanic" in line
-    assert "no clear difference from arm uniform" in line
-    assert "over 2 seed(s)" in line
+    first, *facts = summary_lines(classifier_run.result, classifier_run.comparison)
+    assert first.startswith("held_out: student accuracy")
+    assert all(fact.startswith("  ") for fact in facts)
+    text = "\n".join(facts)
+    assert "teacher germanic" in text
+    assert "no clear difference from arm uniform" in text
+    assert "over 2 seed(s)" in text
 
 
 def test_a_missing_run_is_named(tmp_path):
