@@ -1,4 +1,4 @@
-"""Distil several teachers into one student, with weights that are checked, bounded and safe."""
+"""Distil several teachers into one student, with weights that are checked, bounded and ordered by safety."""
 
 import lazy_loader
 

@@ -20,7 +20,7 @@ EVERYWHERE = "Everywhere: --json prints one JSON object on standard output, --de
 
 app = typer.Typer(
     name="mashbill",
-    help="Distil several teachers into one student, with weights that are checked, bounded and safe.",
+    help="Distil several teachers into one student, with weights that are checked, bounded and ordered by safety.",
     epilog=EVERYWHERE,
     add_completion=False,
     pretty_exceptions_enable=False,
