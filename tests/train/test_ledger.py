@@ -110,5 +110,13 @@ def test_contents_count_and_names_do_not() -> None:
 def test_a_beginning_of_a_key_accepts_all_below_it() -> None:
     now = ledger({"train.learning_rate": 0.5, "train.warmup_steps": 3})
     assert len(require_same(ledger(), now, accepted=["train"])) == 2
-    with pytest.raises(MashbillError, match="no such key"):
+    with pytest.raises(MashbillError, match="no such key: trian; undo"):
         require_same(ledger(), now, accepted=["trian"])
+
+
+def test_an_arm_may_lack_an_accepted_key() -> None:
+    now = ledger({"train.warmup_steps": 3})
+    accepted = ["train.warmup_steps", "weighting.token.nothing"]
+    assert len(require_same(ledger(), now, accepted=accepted)) == 1
+    with pytest.raises(MashbillError, match="--> runs/arms/one"):
+        require_same(ledger(), now, accepted=[], where="runs/arms/one")

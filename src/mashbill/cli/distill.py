@@ -13,7 +13,8 @@ from mashbill.train.checks import check, check_plugins
 def distill(  # noqa: PLR0917  # the command line's options, not a call's arguments
     recipe: RecipeArgument,
     resume: Annotated[
-        Literal["auto", "never"], typer.Option(help="Continue from the newest valid checkpoint, or start anew.")
+        Literal["auto", "never"],
+        typer.Option(help="Continue from the newest valid checkpoint, or refuse a folder that holds a run."),
     ] = "auto",
     accept_change: Annotated[
         list[str] | None,
@@ -36,8 +37,11 @@ def distill(  # noqa: PLR0917  # the command line's options, not a call's argume
     from mashbill.train.summary import summary_lines
 
     progress = for_stderr()
-    result = run_recipe(loaded, resume=resume, accept_change=tuple(accept_change or ()), progress=progress)
-    comparison = None if loaded.recipe.compare is None else compare(loaded, progress=progress, workers=workers)
+    accepted = tuple(accept_change or ())
+    result = run_recipe(loaded, resume=resume, accept_change=accepted, progress=progress)
+    comparison = None
+    if loaded.recipe.compare is not None:
+        comparison = compare(loaded, accept_change=accepted, progress=progress, workers=workers)
     page = write_report(result.directory)
     value: dict[str, Any] = {"run": result.directory, "status": result.status, "steps": result.step, "report": page}
     value["entries"] = [entry for entry in (result.result or {}).get("entries", ()) if entry["by"] == "all"]

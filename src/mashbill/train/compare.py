@@ -44,11 +44,14 @@ class Job:
     directory: Path
 
 
-def compare(loaded: Loaded, *, progress: Progress | None = None, workers: int = 1) -> dict[str, Any]:
+def compare(
+    loaded: Loaded, *, accept_change: Sequence[str] = (), progress: Progress | None = None, workers: int = 1
+) -> dict[str, Any]:
     """Run every arm with every seed, as far as that is not done yet, and write ``comparison.json``.
 
     Args:
         loaded: The main recipe, with its ``compare`` section.
+        accept_change: Keys of the recipe that may differ from those a run began with.
         progress: Told of every run.
         workers: Runs at the same time, each in a process of its own.
 
@@ -69,8 +72,9 @@ def compare(loaded: Loaded, *, progress: Progress | None = None, workers: int = 
     shown = progress or Silent()
     planned = plan(loaded)
     # The first run asks the teachers; those that follow, at the same time or not, find the answers stored.
-    _run_all(planned[:1], shown, workers=1)
-    _run_all(planned[1:], shown, workers=workers)
+    accepted = tuple(accept_change)
+    _run_all(planned[:1], accepted, shown, workers=1)
+    _run_all(planned[1:], accepted, shown, workers=workers)
     result = gather_runs([Run(job.arm, job.seed, job.directory) for job in planned])
     durable.write_json(loaded.resolve(loaded.recipe.output) / "comparison.json", result)
     return result
@@ -132,17 +136,17 @@ def _seeds(loaded: Loaded) -> list[int]:
     return sorted(set(section.seeds)) if section and section.seeds else [loaded.recipe.train.seed]
 
 
-def _run_all(jobs: Sequence[Job], progress: Progress, *, workers: int) -> None:
+def _run_all(jobs: Sequence[Job], accepted: tuple[str, ...], progress: Progress, *, workers: int) -> None:
     # Runs that have ended before are asked too: the engine looks whether recipe and data are still the same.
     if workers == 1 or len(jobs) < 2:
         for job in jobs:
-            _run(job, Titled(f"arm {job.arm}, seed {job.seed}", progress))
+            _run(job, accepted, Titled(f"arm {job.arm}, seed {job.seed}", progress))
         return
     # A forked child would inherit the thread pools of torch in whatever state they are; a fresh process does not.
     context = multiprocessing.get_context("spawn")
     progress.start(len(jobs), f"running arms, {workers} at a time")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(plugins.added(),)) as pool:
-        for future in as_completed([pool.submit(_run, job) for job in jobs]):
+        for future in as_completed([pool.submit(_run, job, accepted) for job in jobs]):
             future.result()
             progress.advance()
     progress.done()
@@ -156,13 +160,13 @@ def _start(modules: tuple[str, ...]) -> None:
         plugins.add_module(module)
 
 
-def _run(job: Job, progress: Progress | None = None) -> None:
+def _run(job: Job, accepted: tuple[str, ...], progress: Progress | None = None) -> None:
     from mashbill.train.run import distill  # setting finished runs side by side needs no training engine
 
     arms = job.directory.parent.parent
     if arms.name == "arms":
         _share(arms.parent / "teachers", job.directory / "teachers")
-    distill(job.loaded, progress=progress)
+    distill(job.loaded, accept_change=accepted, progress=progress)
 
 
 def _share(place: Path, link: Path) -> None:

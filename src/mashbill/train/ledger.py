@@ -48,34 +48,34 @@ def ledger_of(
     return {**kept, **data, "student.origin": {key: student[key] for key in sorted(student) if key != "source"}}
 
 
-def require_same(before: Ledger, now: Ledger, *, accepted: Sequence[str]) -> list[str]:
+def require_same(before: Ledger, now: Ledger, *, accepted: Sequence[str], where: str = "") -> list[str]:
     """Return the accepted changes, each as ``key: old -> new``.
 
     Args:
         before: The checkpoint's ledger.
         now: The ledger of the run that wants to go on.
-        accepted: Keys, or beginnings of keys, that may have changed.
+        accepted: Keys, or beginnings of keys, that may have changed. An arm of a comparison may lack some of them.
+        where: The run's directory, for the message.
 
     Raises:
-        MashbillError: Another key has changed, or an accepted key does not exist.
+        MashbillError: Another key has changed.
     """
     changed = {
         key: (before.get(key), now.get(key))
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key)
     }
-    for key in accepted:
-        if not any(_is_under(each, (key,)) for each in before.keys() | now.keys()):
-            raise MashbillError(
-                f"--accept-change {key}: the recipe has no such key", help=f"changed: {', '.join(changed) or 'nothing'}"
-            )
     refused = {key: pair for key, pair in changed.items() if not _is_under(key, accepted)}
     if refused:
         flags = " ".join(f"--accept-change {key}" for key in refused)
+        keys = before.keys() | now.keys()
+        unknown = [key for key in accepted if not any(_is_under(each, (key,)) for each in keys)]
+        said = f"there is no such key: {', '.join(unknown)}; " if unknown else ""
         raise MashbillError(
             f"the run has begun with another recipe: {'; '.join(_said(key, *pair) for key, pair in refused.items())}",
+            where=where,
             why="going on would mix two experiments in one result",
-            help=f"undo the change, choose another `output`, or add: {flags}",
+            help=f"{said}undo the change, choose another `output`, or add: {flags}",
         )
     return [_said(key, *pair) for key, pair in changed.items()]
 

@@ -78,6 +78,20 @@ def test_comparing_again_runs_nothing(classifier_run, monkeypatch):
     assert compare(classifier_run.loaded) == classifier_run.comparison
 
 
+def test_an_accepted_change_holds_for_every_arm(classifier_run, monkeypatch):
+    longer = classifier_run.loaded.with_changes(
+        {"train.max_steps": classifier_run.loaded.recipe.train.max_steps + 1}, source="--set"
+    )
+    asked = []
+
+    def note(_loaded, **options):
+        asked.append(options["accept_change"])
+
+    monkeypatch.setattr("mashbill.train.run.distill", note)
+    assert compare(longer, accept_change=["train.max_steps"]) == classifier_run.comparison
+    assert asked == [("train.max_steps",)] * len(plan(longer))
+
+
 def test_what_makes_runs_comparable_cannot_be_changed(classifier):
     for changes, message in (({"data.train": "x"}, "cannot change `data.train`"), ({"output": "x"}, "`output`")):
         broken = classifier.with_changes({"compare.arms": {"odd": changes}}, source="--set")
