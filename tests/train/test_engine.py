@@ -83,6 +83,21 @@ def test_a_failing_run_says_so_and_keeps_its_checkpoint(
     assert distill(loaded).status == "finished"
 
 
+def test_a_run_that_broke_does_not_look_as_if_it_went_on(
+    classification: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise KeyError("oops")
+
+    monkeypatch.setattr("mashbill.train.run.evaluate_run", fail)
+    with pytest.raises(KeyError):
+        distill(classification())
+    assert json.loads((tmp_path / "run/run.json").read_text(encoding="utf-8"))["status"] == "stopped"
+    log = (tmp_path / "run/run.log").read_text(encoding="utf-8")
+    assert "ERROR 'oops'" in log
+    assert "stopped after 12 steps" in log
+
+
 def test_a_teacher_that_gives_nan_stops_the_run_by_name(classification: Make, tmp_path: Path) -> None:
     odd = {"id": "odd", "plugin": "words", "options": {"sharpness": float("nan")}}
     loaded = classification({"teachers": [odd], "weighting": {}})

@@ -16,6 +16,8 @@ from typing import Any, Literal
 from mashbill.train.durable import write_json, write_text
 from mashbill.train.loading import Loaded
 
+log = logging.getLogger(__name__)
+
 Status = Literal["running", "finished", "interrupted", "stopped"]
 """``interrupted``: told to stop from outside; ``stopped``: by an error or at the asked step. Both can go on."""
 
@@ -57,6 +59,7 @@ class RunRecord:
     def end(self, status: Status) -> None:
         """Write the last status."""
         self.update(status=status, finished=_now() if status == "finished" else None)
+        log.info("%s after %d steps", status, self.values.get("steps", 0))
 
 
 def read_run(directory: Path) -> dict[str, Any]:

@@ -123,12 +123,13 @@ def _run(
 ) -> RunResult:
     saved = checkpoint.newest_valid(directory / "checkpoints")
     if saved is not None:
-        for change in require_same(saved.state["ledger"], parts.ledger, accepted=accept_change):
+        for change in require_same(saved.state["ledger"], parts.ledger, accepted=accept_change, where=str(directory)):
             log.info("accepted change: %s", change)
     before = read_run(directory)
     if before.get("status") == "finished" and saved is not None and saved.state["ledger"] == parts.ledger:
         return _finished(directory, before)
     record = RunRecord(directory, loaded)
+    log.info("mashbill %s, torch %s, seed %d", *(record.values[name] for name in ("mashbill", "torch", "seed")))
     try:
         result = _carry_out(
             loaded, parts, saved, record, stop_after=stop_after, interruption=interruption, progress=progress
@@ -136,7 +137,8 @@ def _run(
     except KeyboardInterrupt:
         record.end("interrupted")
         raise
-    except MashbillError:
+    except Exception as error:  # also what nobody foresaw: a run that has ended must not look as if it went on
+        log.error("%s", error)  # noqa: TRY400  # for the user: the traceback is for --debug
         record.end("stopped")
         raise
     record.end("stopped" if result.status == "stopped" else "finished")
