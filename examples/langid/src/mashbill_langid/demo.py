@@ -7,6 +7,7 @@ python -m mashbill_langid.demo --output DIR    # elsewhere than in runs/langid
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("runs/langid"))
     parser.add_argument("--smoke", action="store_true")
     given = parser.parse_args(arguments)
+    # Steps this small are slower on two threads, which wait for each other, than on one. Read when torch is imported.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     from mashbill.cli.app import main as mashbill  # the parser's help needs none of it
 
     output = given.output.resolve()
