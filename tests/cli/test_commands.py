@@ -193,6 +193,28 @@ def test_no_access_is_an_error_of_the_user(command, monkeypatch, tmp_path):
     assert "Permission denied" in outcome.err
 
 
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), ValueError("I/O error: No space left on device (os error 28)")]
+)
+def test_a_full_disk_is_said(command, folder, monkeypatch, error):
+    def fail(_survey):
+        raise error
+
+    monkeypatch.setattr("mashbill.cli.validate.describe", fail)
+    outcome = command("validate", folder / "recipe.yaml")
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: no space is left on the disk\n")
+
+
+def test_a_folder_is_no_file_to_write(command, folder):
+    before = set(folder.parent.rglob("*"))
+    for arguments in (("scorecard", folder / "recipe.yaml"), ("report", folder)):
+        outcome = command(*arguments, "--output", folder)
+        assert outcome.code == 2
+        assert f"error: `{folder}` is a folder" in outcome.err
+    assert set(folder.parent.rglob("*")) == before
+
+
 def test_lines_of_progress_come_at_intervals_and_at_the_end():
     said = []
     lines = Lines(said.append, seconds=1000)
@@ -258,4 +280,5 @@ def test_a_run_that_is_none_is_one_error(command, tmp_path, arguments, monkeypat
     outcome = command(name, tmp_path / "no-run", *rest)
     assert outcome.code == 2
     assert outcome.err.startswith("error: ")
+    assert "finish it" not in outcome.err  # there is nothing to finish
     assert list(tmp_path.iterdir()) == []

@@ -99,8 +99,10 @@ def _as_known(error: Exception) -> MashbillError:
     told = getattr(error, "format_message", None)  # typer's own errors, whose class differs between its versions
     if told is not None:
         return MashbillError(str(told()), help="mashbill --help lists commands and options")
+    if "No space left on device" in str(error):  # each library wraps it in an error of its own
+        return MashbillError("no space is left on the disk", help="free some and give the same command again")
     if isinstance(error, OSError) and error.filename is not None:
-        return MashbillError(f"{error.strerror}: {error.filename}")
+        return MashbillError(f"{error.strerror}: {error.filename2 or error.filename}")
     return _InternalError(f"internal error: {type(error).__name__}: {error}", help="run it again with --debug")
 
 

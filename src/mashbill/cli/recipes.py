@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mashbill import plugins
+from mashbill.errors import MashbillError
 from mashbill.train.loading import Loaded, load_recipe
 
 RecipeArgument = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
@@ -26,6 +27,12 @@ def open_recipe(path: Path, modules: Sequence[str] | None, changes: Sequence[str
     for module in modules or ():
         plugins.add_module(module)
     return load_recipe(path, overrides=changes or ())
+
+
+def require_no_folder(path: Path | None) -> None:
+    """Refuse a folder where ``--output`` names a file, before any work is done."""
+    if path is not None and path.is_dir():
+        raise MashbillError(f"`{path}` is a folder", where="--output", help="name the file to write")
 
 
 def prepare_libraries() -> None:

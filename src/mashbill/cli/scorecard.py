@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mashbill.cli.progress import for_stderr
-from mashbill.cli.recipes import PluginOption, RecipeArgument, SetOption, open_recipe, prepare_libraries
+from mashbill.cli.recipes import (
+    PluginOption,
+    RecipeArgument,
+    SetOption,
+    open_recipe,
+    prepare_libraries,
+    require_no_folder,
+)
 from mashbill.cli.reply import Reply
 from mashbill.train.checks import check, check_plugins
 
@@ -24,6 +31,7 @@ def scorecard(
     set_: SetOption = None,
 ) -> Reply:
     """Measure every teacher on data.scorecard and write the scorecard."""
+    require_no_folder(output)
     loaded = open_recipe(recipe, plugin, set_)
     check(loaded)
     prepare_libraries()

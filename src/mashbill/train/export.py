@@ -40,6 +40,10 @@ def export(run_dir: Path, to: Path, *, merge: bool = True) -> list[Path]:
         raise MashbillError(
             f"`{to}` exists", why="an export never overwrites", help="give a new folder, or remove it first"
         )
+    if not (run_dir / "run.json").is_file():
+        raise MashbillError(
+            "there is no run", where=str(run_dir), help="give the folder that the recipe names under `output`"
+        )
     if not student.is_dir():
         raise MashbillError(
             "the run has no student yet",

@@ -111,6 +111,9 @@ def test_nothing_is_overwritten_and_nothing_is_left_behind(exported, classifier_
 
 
 def test_a_run_without_a_student_is_refused(tmp_path):
+    with pytest.raises(MashbillError, match="there is no run"):
+        export(tmp_path, tmp_path / "out")
+    (tmp_path / "run.json").write_text("{}", encoding="utf-8")
     with pytest.raises(MashbillError, match="no student yet"):
         export(tmp_path, tmp_path / "out")
 
