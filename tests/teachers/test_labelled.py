@@ -145,6 +145,12 @@ def test_too_few_replies_are_refused(text_inputs):
         teacher.score(text_inputs(["a", "b"]))
 
 
+@pytest.mark.parametrize("reply", [None, [0.5], {"de": "much"}, {"de": None}])
+def test_a_reply_of_another_kind_is_refused_by_row(text_inputs, reply):
+    with pytest.raises(TeacherError, match=r"no mapping from labels to numbers(.|\n)*row `"):
+        LabelledTeacher("t", Scripted(("de",), [reply]), STUDENT).score(text_inputs(["a"]))
+
+
 def test_a_failing_plug_in_is_named(text_inputs):
     @dataclass
     class Failing:

@@ -25,6 +25,20 @@ class Silent:
         return [self.reply for _ in texts]
 
 
+class Lazy:
+    """A teacher that cannot start."""
+
+    def __init__(self) -> None:
+        raise OSError("no weights here")
+
+
+class Mute:
+    """A teacher that says nothing about its labels."""
+
+    def predict(self, texts):
+        return [{} for _ in texts]
+
+
 class Foreign:
     """A teacher whose labels are all strange to the student."""
 
@@ -37,7 +51,8 @@ class Foreign:
 @pytest.fixture(autouse=True)
 def _teachers(monkeypatch: pytest.MonkeyPatch, _word_teacher: None) -> None:
     monkeypatch.setitem(plugins._given["teachers"], "silent", Silent)
-    monkeypatch.setitem(plugins._given["teachers"], "foreign", Foreign)
+    for name, plugin in {"foreign": Foreign, "lazy": Lazy, "mute": Mute}.items():
+        monkeypatch.setitem(plugins._given["teachers"], name, plugin)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +65,8 @@ def _teachers(monkeypatch: pytest.MonkeyPatch, _word_teacher: None) -> None:
         ({"plugin": "silent"}, "teacher `odd` failed: ConnectionError: the model is not there"),
         ({"plugin": "silent", "options": {"volume": 3}}, "volume"),
         ({"plugin": "foreign"}, "odd"),
+        ({"plugin": "lazy"}, "the plug-in `lazy` cannot start: OSError: no weights here"),
+        ({"plugin": "mute"}, "the plug-in `mute` has no `labels`"),
     ],
 )
 @pytest.mark.parametrize("command", ["distill", "scorecard"])

@@ -91,7 +91,7 @@ class LabelledTeacher:
     def _ask(self, inputs: Inputs) -> tuple[Float[Tensor, "B N"], Bool[Tensor, "B N"]]:
         """Return the mass on each native label, and which labels each reply lists."""
         try:
-            replies = self.predictor.predict(list(inputs.texts))
+            replies = list(self.predictor.predict(list(inputs.texts)))
         except MashbillError:
             raise
         except Exception as error:
@@ -102,6 +102,13 @@ class LabelledTeacher:
             ) from error
         if len(replies) != len(inputs.texts):
             raise TeacherError(f"teacher `{self.id}` gave {len(replies)} replies to {len(inputs.texts)} texts")
+        for row, reply in zip(inputs.row_ids, replies, strict=True):
+            if not (isinstance(reply, Mapping) and all(hasattr(value, "__float__") for value in reply.values())):
+                raise TeacherError(
+                    f"teacher `{self.id}` gave a reply that is no mapping from labels to numbers: {repr(reply)[:80]}",
+                    where=f"row `{row}`",
+                    help=f"`predict` of the plug-in `{self.source}` returns one {{label: probability}} for each text",
+                )
         rows, columns, values = self._flat(replies, inputs.row_ids)
         shape = (len(replies), len(self.labels.native))
         probabilities = torch.zeros(shape, dtype=torch.float64)

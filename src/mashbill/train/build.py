@@ -1,6 +1,6 @@
 """From the names in a recipe to the things they stand for: the weight operator and the teachers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,7 +8,7 @@ from mashbill import plugins
 from mashbill.errors import MashbillError, VocabularyError
 from mashbill.teachers.labelled import LabelledTeacher
 from mashbill.teachers.local import LocalCausalLM
-from mashbill.teachers.protocol import Teacher
+from mashbill.teachers.protocol import CallableTeacher, Teacher
 from mashbill.train import recipe
 from mashbill.train.protocol import Student
 from mashbill.weights import simplex
@@ -95,7 +95,7 @@ def _plugin_teacher(where: str, spec: recipe.Teacher, student: Student) -> Teach
             where=f"{where}.plugin",
             help="give it a `model`, or train a classifier",
         )
-    predictor = _called(f"{where}.options", plugins.resolve("teachers", spec.plugin), **spec.options)
+    predictor = _predictor(where, spec.plugin, spec.options)
     return LabelledTeacher(
         id=spec.id,
         predictor=predictor,
@@ -105,6 +105,25 @@ def _plugin_teacher(where: str, spec: recipe.Teacher, student: Student) -> Teach
         source=spec.plugin,
         options=spec.options,
     )
+
+
+def _predictor(where: str, plugin: str, options: Mapping[str, Any]) -> CallableTeacher:
+    try:
+        predictor = _called(f"{where}.options", plugins.resolve("teachers", plugin), **options)
+    except MashbillError:
+        raise
+    except Exception as error:  # whatever the plug-in's own code raises
+        raise MashbillError(
+            f"the plug-in `{plugin}` cannot start: {type(error).__name__}: {error}", where=f"{where}.plugin"
+        ) from error
+    missing = [name for name in ("labels", "predict") if not hasattr(predictor, name)]
+    if missing:
+        raise MashbillError(
+            f"the plug-in `{plugin}` has no `{missing[0]}`",
+            where=f"{where}.plugin",
+            help="a teacher names its `labels` and has `predict(texts)`",
+        )
+    return predictor
 
 
 def student_labels(student: Student) -> tuple[str, ...]:
