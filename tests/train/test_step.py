@@ -178,7 +178,7 @@ def test_a_rules_bad_weight_is_named(tmp_path: Path) -> None:
 
     lesson = replace(classifier_lesson(tmp_path), operator=rule)
     optimiser = make_optimiser(lesson.student.module, recipe.Train())
-    with pytest.raises(NumericError, match="weight of teacher `q`"):
+    with pytest.raises(NumericError, match=r"weight of teacher `q`(.|\n)*rules under `weighting`"):
         optimiser_step(lesson, torch.arange(4), optimiser, micro_batch=4, max_norm=1.0)
 
 

@@ -129,21 +129,24 @@ def explain_fault(lesson: Lesson, index: Int[Tensor, " B"], outcome: Outcome) ->
             return non_finite_teacher(targets.teacher, lesson.corpus.rows[int(index[row])].id, position)
     if bool(outcome.log_weights.isnan().any()):
         teacher, row, position = (int(n) for n in outcome.log_weights.isnan().nonzero()[0])
-        return _fault(lesson, index, row, position, f"the weight of teacher `{lesson.corpus.teachers[teacher]}`")
+        what = f"the weight of teacher `{lesson.corpus.teachers[teacher]}`"
+        return _fault(lesson, index, (row, position), what, "look at the rules under `weighting`, and at that row")
     student = outcome.logits.isfinite().all(dim=-1) & outcome.divergence.isfinite() & outcome.cross_entropy.isfinite()
     bad = (~student.cpu()) & mask
     if bool(bad.any()):
         row, position = (int(n) for n in bad.nonzero()[0])
-        return _fault(lesson, index, row, position, "the student's own output or loss")
+        help = "lower train.learning_rate or train.max_grad_norm, or look at that row"
+        return _fault(lesson, index, (row, position), "the student's own output or loss", help)
     return None
 
 
-def _fault(lesson: Lesson, index: Tensor, row: int, position: int, what: str) -> NumericError:
+def _fault(lesson: Lesson, index: Tensor, place: tuple[int, int], what: str, help: str) -> NumericError:
+    row, position = place
     return NumericError(
         f"{what} is not finite",
         where=f"row `{lesson.corpus.rows[int(index[row])].id}`, position {position}",
         why="the optimiser has not moved; the last checkpoint is as it was",
-        help="lower train.learning_rate or train.max_grad_norm, or look at that row",
+        help=help,
     )
 
 
