@@ -54,7 +54,7 @@ def table() -> str:
         "",
         f"The student has {size:.1f} M parameters and read {n_rows:,} texts without one label.",
         "`make demo` makes the run, `recipes/langid/figures.py` this table;",
-        "the settings were chosen on rows of their own by `recipes/langid/choose.py`.",
+        "`recipes/langid/choose.py` compares its settings on rows of their own.",
     ]
     return "\n".join(lines) + "\n"
 
