@@ -14,7 +14,7 @@ Not covered: correction for the number of arms.
 import multiprocessing
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,9 +146,16 @@ def _run_all(jobs: Sequence[Job], accepted: tuple[str, ...], progress: Progress,
     context = multiprocessing.get_context("spawn")
     progress.start(len(jobs), f"running arms, {workers} at a time")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(plugins.added(),)) as pool:
-        for future in as_completed([pool.submit(_run, job, accepted) for job in jobs]):
-            future.result()
-            progress.advance()
+        waiting, running = list(reversed(jobs)), set()
+        while waiting or running:
+            # No more than can run: what the pool has taken it starts, also after an error or an interruption.
+            running |= {
+                pool.submit(_run, waiting.pop(), accepted) for _ in range(min(workers - len(running), len(waiting)))
+            }
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                future.result()
+                progress.advance()
     progress.done()
 
 

@@ -1,5 +1,7 @@
 import json
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -90,6 +92,25 @@ def test_an_accepted_change_holds_for_every_arm(classifier_run, monkeypatch):
     monkeypatch.setattr("mashbill.train.run.distill", note)
     assert compare(longer, accept_change=["train.max_steps"]) == classifier_run.comparison
     assert asked == [("train.max_steps",)] * len(plan(longer))
+
+
+def test_nothing_starts_after_an_arm_has_failed(classifier_run, monkeypatch):
+    started = []
+
+    def fail_in_an_arm(loaded, **_options):
+        started.append(loaded)
+        if len(started) == 2:
+            raise KeyboardInterrupt
+        time.sleep(0.1)
+
+    def threads(workers, **_options):
+        return ThreadPoolExecutor(workers)
+
+    monkeypatch.setattr("mashbill.train.run.distill", fail_in_an_arm)
+    monkeypatch.setattr("mashbill.train.compare.ProcessPoolExecutor", threads)
+    with pytest.raises(KeyboardInterrupt):
+        compare(classifier_run.loaded, workers=2)
+    assert len(started) == 3  # the main run, then two at a time
 
 
 def test_what_makes_runs_comparable_cannot_be_changed(classifier):
