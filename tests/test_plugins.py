@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 
 import pytest
 
@@ -89,6 +90,13 @@ def test_other_packages_can_be_turned_off(monkeypatch):
 )
 def test_options_read_from_source_are_those_of_the_signature(kind, name):
     assert plugins.options(kind, name) == plugins.accepted(plugins.resolve(kind, name))
+
+
+def test_a_package_that_cannot_be_imported_is_named(monkeypatch):
+    point = EntryPoint(name="odd", value="no_such_package:Thing", group="mashbill.teachers")
+    monkeypatch.setattr(plugins, "_entry_points", lambda _group: (point,))
+    with pytest.raises(MashbillError, match=r"cannot import the plug-in `odd`: ModuleNotFoundError"):
+        plugins.resolve("teachers", "odd")
 
 
 def test_options_of_a_given_plug_in_are_those_of_its_signature(module):

@@ -76,19 +76,30 @@ def resolve(kind: Kind, name: str) -> Callable[..., Any]:
     """Return what ``name`` stands for: a class or function to call with the recipe's options.
 
     Raises:
-        MashbillError: No plug-in of that kind has that name; the text lists those that exist.
+        MashbillError: No plug-in of that kind has that name, which the text lists; or its package cannot be imported.
     """
     if name in _given.get(kind, {}):
         return _given[kind][name]
     for point in _installed(kind):
         if point.name == name:
-            return point.load()
+            return _load(point)
     known = names(kind)
     raise MashbillError(
         f"no {kind} plug-in named `{name}`{did_you_mean(name, known)}",
         why=f"installed: {', '.join(known) or 'none'}",
         help="install the package that provides it, or name its module with --plugin",
     )
+
+
+def _load(point: EntryPoint) -> Callable[..., Any]:
+    try:
+        return point.load()
+    except Exception as error:  # whatever the package's own code raises
+        raise MashbillError(
+            f"cannot import the plug-in `{point.name}`: {type(error).__name__}: {error}",
+            where=f"{point.dist.name if point.dist else 'unknown package'}: {point.value}",
+            help="repair or remove the package that provides it",
+        ) from error
 
 
 def provider(kind: Kind, name: str) -> str:
