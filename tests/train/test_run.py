@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mashbill.errors import MashbillError
+from mashbill.errors import CorruptionError, MashbillError
 from mashbill.train.loading import Loaded
 from mashbill.train.run import distill
 
@@ -88,6 +88,16 @@ def test_a_finished_run_is_left_alone(classification: Make, tmp_path: Path) -> N
     assert distill(classification({"train.save_total_limit": 5})).status == "finished before"
     after = {file: file.stat().st_mtime_ns for file in before}
     assert [file for file in before if after[file] != before[file] and file.name != "run.log"] == []
+
+
+def test_a_damaged_record_is_named_and_can_be_removed(classification: Make, tmp_path: Path) -> None:
+    distill(classification(), stop_after=6)
+    (tmp_path / "run/run.json").write_text("{", encoding="utf-8")
+    with pytest.raises(CorruptionError, match=r"run\.json cannot be read"):
+        distill(classification())
+    (tmp_path / "run/run.json").unlink()
+    distill(classification())
+    assert "going on from step 6" in (tmp_path / "run/run.log").read_text(encoding="utf-8")
 
 
 def test_never_resuming_overwrites_nothing(classification: Make) -> None:

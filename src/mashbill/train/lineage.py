@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from mashbill.errors import CorruptionError
 from mashbill.train.durable import write_json, write_text
 from mashbill.train.loading import Loaded
 
@@ -63,9 +64,20 @@ class RunRecord:
 
 
 def read_run(directory: Path) -> dict[str, Any]:
-    """Return the ``run.json`` of a run; empty if there is none."""
+    """Return the ``run.json`` of a run; empty if there is none.
+
+    Raises:
+        CorruptionError: It is no JSON.
+    """
     path = directory / "run.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        return json.loads(path.read_bytes()) if path.is_file() else {}
+    except ValueError as error:
+        raise CorruptionError(
+            "run.json cannot be read",
+            where=str(path),
+            help="remove the file: the same command goes on from the last checkpoint",
+        ) from error
 
 
 def recipe_sha256(loaded: Loaded) -> str:
