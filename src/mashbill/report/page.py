@@ -9,7 +9,7 @@ Not covered: comparison across runs, and anything interactive beyond opening a t
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import DictLoader, Environment, StrictUndefined
 
 from mashbill.report import palette, records
 from mashbill.report.records import RunFiles
@@ -29,7 +29,13 @@ from mashbill.train.durable import write_text
 
 MAX_ROWS = 120
 """Rows of a table that are shown; with a hundred contexts the page would outgrow its megabyte."""
-TEMPLATES = Path(__file__).parent / "templates"
+_FOLDER = Path(__file__).parent / "templates"
+# Read with the code that fills them: a run that lasts over an upgrade must not meet templates of another version.
+TEMPLATES = {
+    path.relative_to(_FOLDER).as_posix(): path.read_text(encoding="utf-8")
+    for path in sorted(_FOLDER.rglob("*"))
+    if path.is_file()
+}
 
 SECTIONS = (
     ("teaching", "Who taught what", teaching.section),
@@ -67,7 +73,7 @@ def write_report(run_dir: str | Path, *, output: str | Path | None = None) -> Pa
 def render(files: RunFiles) -> str:
     """Return the page of a run."""
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
+        loader=DictLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -91,7 +97,7 @@ def _values(files: RunFiles) -> dict[str, Any]:
 
 
 def _style() -> str:
-    sheet = (TEMPLATES / "style.css").read_text(encoding="utf-8")
+    sheet = TEMPLATES["style.css"]
     light, dark = palette.css_variables(palette.LIGHT), palette.css_variables(palette.DARK)
     classes = (f".t{index}{{--c:var(--t{index})}}" for index in range(palette.N_COLOURS))
     return "\n".join(
