@@ -48,6 +48,8 @@ class Average:
             None if None in constants else sum(c for c in constants if c is not None),
             "; ".join(dict.fromkeys(p.metric for p in parts if p.lipschitz != 0)) or "any continuous input",
             "a mean of weights: convex combination, triangle inequality",
+            reads_student=any(p.reads_student for p in parts),
+            mixes_rows=any(p.mixes_rows for p in parts),
         )
 
 

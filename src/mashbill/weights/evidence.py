@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, cast, runtime_checkable
 
 import torch
 
@@ -10,6 +10,7 @@ from mashbill.distributions.statistics import Statistics
 from mashbill.shapes import Bool, Float, Int, LogWeights, Tensor
 
 Scale = Literal["task", "context"]
+Reference = Literal["mean", "student"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,15 @@ class Evidence:
         scores: Measured skill of each teacher, from a scorecard: ``scores["task"]["accuracy"]`` is ``[K M]`` over
             ``tasks``, ``scores["context"]["safety"]`` is ``[K D]`` over ``contexts``.
         orders: For each context with a certified safety order, the pairs ``(safer, less safe)`` of teacher indices.
+        divergences: ``KL(p_k || reference)`` in nats at each position, ``[K B T]``: against the teachers' plain mean,
+            and against the student as it is now.
+        gram: Inner products of logit-space gradients, each row's positions summed, ``[B K+1 K+1]``: the teachers'
+            ``p_S - p_k`` first, the labels' ``p_S - onehot(y)`` last, which is 0 where there is no label.
+        variance: Variance of each teacher's prediction where somebody measured it, from samples or paraphrases.
+        logprobs: The teachers' log-probabilities in full, for the few rules that learn from them.
+        student_logprobs: The student's, without gradient.
+
+    The last five are None, or lack an entry, unless the rule asks for them in its ``needs``.
     """
 
     teachers: tuple[str, ...]
@@ -44,6 +54,11 @@ class Evidence:
     route: Int[Tensor, " B"]
     scores: Mapping[Scale, Mapping[str, Float[Tensor, "K _"]]] = field(default_factory=dict)
     orders: Mapping[str, tuple[tuple[int, int], ...]] = field(default_factory=dict)
+    divergences: Mapping[Reference, Float[Tensor, "K B T"]] = field(default_factory=dict)
+    gram: Float[Tensor, "B J J"] | None = None
+    variance: Float[Tensor, "K B #T"] | None = None
+    logprobs: Float[Tensor, "K B T V"] | None = None
+    student_logprobs: Float[Tensor, "B T V"] | None = None
 
     @property
     def n_teachers(self) -> int:
@@ -70,6 +85,21 @@ class Evidence:
             raise ValueError(
                 f"measure={measure!r} of teacher {self.teachers[teacher]!r} on {by} {names[column]!r} was not "
                 f"measured; add rows of that {by} to the scorecard sample"
+            )
+        return found
+
+    def given(self, name: str) -> Tensor:
+        """Return an optional field, or an entry of ``divergences`` as ``"divergence:mean"``.
+
+        Raises:
+            ValueError: The evidence does not carry it.
+        """
+        kind, _, reference = name.partition(":")
+        found = self.divergences.get(cast(Reference, reference)) if kind == "divergence" else getattr(self, kind)
+        if found is None:
+            raise ValueError(
+                f"needs={name!r} is not in the evidence; name it in the rule's `needs` and training gathers it, or "
+                "give it to Evidence(...)"
             )
         return found
 
@@ -118,6 +148,8 @@ class Declared:
         source: Where it is proved.
         score_lipschitz: Constant of the log-weights up to a number common to all teachers, in the same metric; None
             if there is none of its own (``lipschitz / lowest`` then bounds it). Products add these.
+        reads_student: The weights follow the student as it is now (without gradient), so the objective moves with it.
+        mixes_rows: The weights of a row depend on the other rows of its batch.
     """
 
     lowest: float
@@ -126,3 +158,31 @@ class Declared:
     metric: str
     source: str
     score_lipschitz: float | None = None
+    reads_student: bool = False
+    mixes_rows: bool = False
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a rule that learns sees, once after each optimiser step; nothing in it carries a gradient.
+
+    Attributes:
+        step: Optimiser steps taken, from 1.
+        evidence: Of the step's last rows.
+        log_weights: What the whole operator answered to it.
+        losses: ``KL(p_k || student)`` in nats at each position, ``[K B T]``: each teacher's own distillation loss.
+    """
+
+    step: int
+    evidence: Evidence
+    log_weights: LogWeights
+    losses: Float[Tensor, "K B T"]
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """A rule that learns, also an ``nn.Module``: its state changes here and nowhere else."""
+
+    def observe(self, observation: Observation, /) -> None:
+        """Take one learning step."""
+        ...

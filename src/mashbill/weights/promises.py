@@ -47,7 +47,16 @@ def composed(parts: Sequence[tuple[Declared, Number]], finish: Finish, *, n_teac
     # Order and guard in log space move log-weights no further than scores; those on weights may, where one is small.
     is_untouched = finish.guard == "kl" or (not finish.ordered and finish.bounds is None)
     lipschitz = _lipschitz(parts, scores, finish, n_teachers)
-    return Declared(low, high, lipschitz, metric, source, score_lipschitz=scores if is_untouched else None)
+    return Declared(
+        low,
+        high,
+        lipschitz,
+        metric,
+        source,
+        score_lipschitz=scores if is_untouched else None,
+        reads_student=any(part.reads_student for part, _ in parts),
+        mixes_rows=any(part.mixes_rows for part, _ in parts),
+    )
 
 
 def _product_range(parts: Sequence[tuple[Declared, Number]], n_teachers: int) -> tuple[float, float]:
