@@ -1,4 +1,7 @@
 from . import soften as soften
+from .comparison import gradient_gram as gradient_gram
+from .comparison import kl_to as kl_to
+from .comparison import kl_to_mean as kl_to_mean
 from .dense import Dense as Dense
 from .statistics import Statistics as Statistics
 from .statistics import measure as measure
