@@ -5,6 +5,9 @@ from . import scorecard as scorecard
 from . import simplex as simplex
 from .arithmetic import Average as Average
 from .arithmetic import average as average
+from .boundary import Blend as Blend
+from .boundary import SafeSet as SafeSet
+from .boundary import boundary_blend as boundary_blend
 from .compose import Conformed as Conformed
 from .compose import Product as Product
 from .compose import conform as conform
@@ -14,6 +17,7 @@ from .context import RankedSafety as RankedSafety
 from .evidence import Declared as Declared
 from .evidence import Evidence as Evidence
 from .evidence import WeightOperator as WeightOperator
+from .shift import ShiftDistance as ShiftDistance
 from .static import Static as Static
 from .static import Uniform as Uniform
 from .task import InverseLoss as InverseLoss
