@@ -47,7 +47,7 @@ def ragged_corpus(*, uncounted: Sequence[int] = ()) -> Corpus:
     none = torch.zeros(5, dtype=torch.long)
     return Corpus(
         "causal_lm", rows, Ragged.of(tokens), Ragged.of(labels), ("echo",), ("all",), ("all",),
-        none, none, none - 1, torch.zeros(5, 0), none.bool(),
+        none, none, none - 1, torch.zeros(5, 0), torch.zeros(5, 0), none.bool(),
     )  # fmt: skip
 
 

@@ -12,7 +12,6 @@ from typing import Literal
 import numpy as np
 import torch
 
-from mashbill import numerics
 from mashbill.distributions.dense import Dense
 from mashbill.distributions.topk import TopK
 from mashbill.pools.arithmetic import linear
@@ -20,11 +19,11 @@ from mashbill.pools.geometric import log_linear
 from mashbill.shapes import Bool, Float, Int, Tensor
 from mashbill.teachers.protocol import Scored
 from mashbill.train.corpus import Corpus
-from mashbill.train.gather import Knowledge, gather
+from mashbill.train.gather import Knowledge, densified, gather
 from mashbill.train.metrics import Marks
 from mashbill.train.protocol import NO_LABEL, Batch, Student
 from mashbill.train.targets import Targets
-from mashbill.weights.evidence import WeightOperator
+from mashbill.weights.evidence import WeightOperator, needs_of
 
 CHUNK_ELEMENTS = 2**24
 """Log-probabilities held at once for each candidate, 64 MiB in float32."""
@@ -92,8 +91,10 @@ class Panel:
         scored = [targets.batch(index, batch.labels.shape[1]) for targets in self.targets]
         # A generator hands control back in between, so gradients are switched off inside the calls and not around them.
         with torch.no_grad():
-            log_weights = self.operator(gather(self.corpus, batch, scored, self.known)).cpu()
             logits = self.student.logits(batch.to(_device(self.student))).cpu()
+            needs = needs_of(self.operator)
+            evidence = gather(self.corpus, batch, scored, self.known, needs=needs, student_logits=logits)
+            log_weights = self.operator(evidence).cpu()
         log_weights = log_weights.expand(len(scored), *batch.labels.shape)
         places = batch.mask.nonzero()
         per_chunk = max(1, CHUNK_ELEMENTS // (self.student.n_entries * max(1, len(scored))))
@@ -175,12 +176,6 @@ def at(distribution: Dense | TopK, b: Int[Tensor, " P"], t: Int[Tensor, " P"]) -
     return TopK(
         distribution.ids[b, t], distribution.logprobs[b, t], distribution.log_tail[b, t], distribution.n_entries
     )
-
-
-def densified(distribution: Dense | TopK) -> Float[Tensor, "*batch V"]:
-    """Log-probabilities of all entries, in float32 at least; a tail is spread evenly."""
-    logprobs = distribution.logprobs if isinstance(distribution, Dense) else distribution.densify()
-    return logprobs.to(numerics.reduction_dtype(logprobs.dtype))
 
 
 def n_rows_at_once(corpus: Corpus, n_entries: int, batch_size: int) -> int:

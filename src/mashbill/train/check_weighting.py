@@ -38,6 +38,7 @@ def check_weighting(loaded: Loaded, names: Names) -> Iterator[Problem]:
         yield from _rule(loaded, key, rule)
         yield from _named_teachers(loaded, key, rule, teachers, names)
         yield from _features(loaded, key, rule)
+    yield from _variances(loaded, teachers)
     yield from _bounds(loaded, len(teachers))
     yield from _order(loaded, teachers)
     if loaded.recipe.data.scorecard is None:
@@ -136,6 +137,21 @@ def _features(loaded: Loaded, key: str, rule: Rule) -> Iterator[Problem]:
         if not isinstance(point, list) or len(point) != len(columns):
             what = f"must be a list of {len(columns)} number(s), one for each of data.feature_columns"
             yield loaded.problem(f"{key}.anchors.{name}", what)
+
+
+def _variances(loaded: Loaded, teachers: list[str]) -> Iterator[Problem]:
+    given = loaded.recipe.data.variance_columns
+    for name in given:
+        if name not in teachers:
+            yield loaded.problem(f"data.variance_columns.{name}", _no_teacher(name, teachers))
+    missing = [name for name in teachers if given and name not in given]
+    if missing:
+        what = f"says nothing about teacher `{missing[0]}`"
+        yield loaded.problem("data.variance_columns", what, "name a column for each teacher")
+    for key, rule in rules(loaded):
+        if rule.options.get("source") == "supplied" and rule.rule == "inverse_variance" and not given:
+            what = "variances are to be supplied, and data.variance_columns is empty"
+            yield loaded.problem(f"{key}.source", what, "name each teacher's column under data.variance_columns")
 
 
 def _bounds(loaded: Loaded, n_teachers: int) -> Iterator[Problem]:

@@ -35,7 +35,8 @@ class Checkpoint:
 
     Attributes:
         step: Optimiser steps taken.
-        model: What training changes: trainable parameters and the buffers that belong to the model's state.
+        model: What training changes: trainable parameters, the buffers that belong to the model's state, and under
+            ``weighting/`` what rules have learnt.
         optimiser: Its state by parameter, ``exp_avg/<name>``.
         state: Everything else, as JSON.
     """
@@ -46,23 +47,30 @@ class Checkpoint:
     state: Mapping[str, Any]
 
 
-def capture(module: nn.Module, optimiser: torch.optim.Optimizer, *, step: int, state: Mapping[str, Any]) -> Checkpoint:
-    """Take the present state of a model and its optimiser; the tensors are not copied."""
+def capture(
+    module: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    *,
+    step: int,
+    state: Mapping[str, Any],
+    rules: Mapping[str, Tensor] | None = None,
+) -> Checkpoint:
+    """Take the present state of a model, its optimiser and the rules that learn; the tensors are not copied."""
     kept = {
         f"{key}/{name}": value
         for name, parameter in _trained(module).items()
         for key, value in optimiser.state.get(parameter, {}).items()
     }
-    return Checkpoint(step, {**_trained(module), **_buffers(module)}, kept, state)
+    return Checkpoint(step, {**_trained(module), **_buffers(module), **(rules or {})}, kept, state)
 
 
-def restore_model(checkpoint: Checkpoint, module: nn.Module) -> None:
-    """Put a checkpoint's parameters and buffers into a model.
+def restore_model(checkpoint: Checkpoint, module: nn.Module, *, rules: Mapping[str, Tensor] | None = None) -> None:
+    """Put a checkpoint's parameters and buffers into a model, and what was learnt into the rules that learn.
 
     Raises:
         CorruptionError: Names or shapes are not the model's.
     """
-    own = {**_trained(module), **_buffers(module)}
+    own = {**_trained(module), **_buffers(module), **(rules or {})}
     _require_same(own, checkpoint.model)
     with torch.no_grad():
         for name, tensor in own.items():

@@ -68,6 +68,7 @@ class Corpus:
         context: Context of each row.
         route: The teacher that a row names, ``-1`` if none.
         features: Numeric context features.
+        variances: Measured variance of each teacher's answer to the row; empty if none was measured.
         critical: Whether failure on the row weighs most.
     """
 
@@ -82,6 +83,7 @@ class Corpus:
     context: Int[Tensor, " N"]
     route: Int[Tensor, " N"]
     features: Float[Tensor, "N F"]
+    variances: Float[Tensor, "N _"]
     critical: Bool[Tensor, " N"]
 
     def __len__(self) -> int:
@@ -178,6 +180,7 @@ def build_corpus(
         context=_index([row.context for row in kept], context_names),
         route=_routes(kept, teachers),
         features=_features(kept),
+        variances=_variances(kept, teachers),
         critical=torch.tensor([row.critical for row in kept]),
     )
 
@@ -222,3 +225,15 @@ def _features(rows: Sequence[Row]) -> Tensor:
     if len(widths) > 1:
         raise DataError(f"rows have different numbers of features: {sorted(widths)}", help="check data.feature_columns")
     return torch.tensor([list(row.features) for row in rows], dtype=torch.float32).reshape(len(rows), widths.pop())
+
+
+def _variances(rows: Sequence[Row], teachers: Sequence[str]) -> Tensor:
+    if not rows[0].variances:
+        return torch.zeros(len(rows), 0)
+    missing = [teacher for teacher in teachers if teacher not in rows[0].variances]
+    if missing:
+        raise DataError(
+            f"data.variance_columns says nothing about teacher `{missing[0]}`",
+            help="name a column for each teacher, or leave variance_columns out",
+        )
+    return torch.tensor([[row.variances[teacher] for teacher in teachers] for row in rows], dtype=torch.float32)

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class Row:
         task: Name of the task.
         context: Deployment context, the context columns joined with ``/``.
         features: Numeric context features, all finite.
+        variances: ``{teacher: variance}`` of each teacher's answer, measured beforehand.
         teacher: Id of the one teacher that the row names.
         critical: Whether a failure on this row counts for safety.
     """
@@ -44,6 +45,7 @@ class Row:
     task: str = ALL
     context: str = ALL
     features: tuple[float, ...] = ()
+    variances: Mapping[str, float] = field(default_factory=dict)
     teacher: str | None = None
     critical: bool = False
 
@@ -98,6 +100,7 @@ def required_columns(data: Data) -> list[tuple[str, str]]:
         columns.append(("data.task_column", data.task_column))
     columns += [(f"data.context_columns[{i}]", name) for i, name in enumerate(data.context_columns)]
     columns += [(f"data.feature_columns[{i}]", name) for i, name in enumerate(data.feature_columns)]
+    columns += [(f"data.variance_columns.{teacher}", name) for teacher, name in data.variance_columns.items()]
     return columns
 
 
@@ -137,6 +140,7 @@ def _row(reader: "_Reader", data: Data, default_id: str, critical_labels: Collec
         task=ALL if data.task_column is None else reader.required_name(data.task_column),
         context=_context(reader, data.context_columns),
         features=tuple(reader.number(column) for column in data.feature_columns),
+        variances={teacher: reader.share(column) for teacher, column in data.variance_columns.items()},
         teacher=None if data.teacher_column is None else reader.name(data.teacher_column),
         critical=label in critical_labels or (data.critical_column is not None and reader.flag(data.critical_column)),
     )
@@ -227,6 +231,12 @@ class _Reader:
         if not abs(value) <= sys.float_info.max:  # infinite, NaN, or a whole number that no float holds
             raise _BadValueError(f"column `{column}` must be a finite number, not {_kind(value)}")
         return float(value)
+
+    def share(self, column: str) -> float:
+        value = self.number(column)
+        if not 0 <= value <= 1:
+            raise _BadValueError(f"column `{column}` must be between 0 and 1, not {value:g}")
+        return value
 
     def flag(self, column: str) -> bool:
         value = self.record.get(column)

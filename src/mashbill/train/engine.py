@@ -20,6 +20,7 @@ from mashbill.progress import Progress, Silent
 from mashbill.shapes import Tensor
 from mashbill.train import checkpoint, recipe
 from mashbill.train.callbacks import NoReporter, Reporter
+from mashbill.train.learners import show, state_of
 from mashbill.train.optimiser import make_optimiser, optimiser_step
 from mashbill.train.records import RecordFile, Window, diagnostics
 from mashbill.train.sampler import Sampler, derived_seed
@@ -109,7 +110,7 @@ class Training:
 
     def resume(self, saved: checkpoint.Checkpoint) -> None:
         """Go back to where a checkpoint was taken."""
-        checkpoint.restore_model(saved, self.module)
+        checkpoint.restore_model(saved, self.module, rules=state_of(self.lesson.operator))
         checkpoint.restore_optimiser(saved, self.module, self.optimiser)
         self.position = Position(**saved.state["position"])
         patience = self.job.train.early_stopping_patience
@@ -167,14 +168,16 @@ class Training:
         best = self.position.best_step
         if self.job.train.early_stopping_patience is None or best is None or best == self.position.step:
             return
-        checkpoint.restore_model(checkpoint.read(self.job.checkpoints / f"step-{best:08d}"), self.module)
+        found = checkpoint.read(self.job.checkpoints / f"step-{best:08d}")
+        checkpoint.restore_model(found, self.module, rules=state_of(self.lesson.operator))
         log.info("the student is that of step %d, which had the least evaluation loss", best)
 
     def save(self) -> None:
         """Write a checkpoint, then drop those that are no longer wanted."""
         self.position.n_bytes = self.records.sync()
         state = {"position": asdict(self.position), "window": self.window.dump(), "ledger": dict(self.job.ledger)}
-        taken = checkpoint.capture(self.module, self.optimiser, step=self.position.step, state=state)
+        rules = state_of(self.lesson.operator)
+        taken = checkpoint.capture(self.module, self.optimiser, step=self.position.step, state=state, rules=rules)
         checkpoint.write(self.job.checkpoints, taken)
         best = self.position.best_step if self.job.train.early_stopping_patience is not None else None
         checkpoint.prune(self.job.checkpoints, keep=self.job.train.save_total_limit, also=best)
@@ -212,6 +215,7 @@ class Training:
             watch=lambda outcome, n_counted: self.window.add(self.lesson, outcome, n_counted=n_counted),
         )
         position.step += 1
+        show(self.lesson, outcome, step=position.step)
         position.n_tokens += int(self.lesson.corpus.n_counted[rows].sum())
         position.seconds += time.perf_counter() - started
         logged = self._log(outcome, norm, rate) if self._is_due(train.logging_steps) else {}

@@ -97,6 +97,7 @@ class Data(Section):
     task_column: str | None = None
     context_columns: list[str] = []
     feature_columns: list[str] = []
+    variance_columns: dict[Name, str] = {}
     teacher_column: str | None = None
     critical_column: str | None = None
     max_length: int = Field(default=512, ge=2)

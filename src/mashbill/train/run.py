@@ -30,8 +30,9 @@ from mashbill.train.lineage import RunRecord, logging_to, read_run, recipe_sha25
 from mashbill.train.loading import Loaded
 from mashbill.train.measure import measure_scorecard, require_measured
 from mashbill.train.protocol import Student
+from mashbill.train.rehearsal import rehearse
 from mashbill.train.students import origin
-from mashbill.train.targets import collect, require_answers
+from mashbill.train.targets import collect
 from mashbill.weights.scorecard import Scorecard
 
 log = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ def distill(
         return _finished(directory, before)
     parts = build_parts(loaded, data)
     if not (directory / "teachers").exists():
-        require_answers(parts.teachers, parts.corpora[TRAIN])
+        rehearse(parts)
     directory.mkdir(parents=True, exist_ok=True)
     with logging_to(directory / "run.log"), Interruption().installed() as interruption:
         return _run(

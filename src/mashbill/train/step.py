@@ -18,7 +18,7 @@ from mashbill.train.corpus import Corpus
 from mashbill.train.gather import Knowledge, gather
 from mashbill.train.protocol import NO_LABEL, Batch, Student
 from mashbill.train.targets import Targets, is_finite, non_finite_teacher
-from mashbill.weights.evidence import WeightOperator
+from mashbill.weights.evidence import Evidence, WeightOperator, needs_of
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class Outcome:
         total: Scalar with gradient: the sum over the batch's positions that count, divided by ``n_counted``.
         batch: The rows, on the student's device.
         scored: What the teachers say.
+        evidence: What the rules looked at.
         log_weights: ``[K B #T]``.
         logits: The student's scores, without gradient.
         divergence: Nats at each position; 0 where masked.
@@ -66,6 +67,7 @@ class Outcome:
     total: Float[Tensor, ""]
     batch: Batch
     scored: Sequence[Scored]
+    evidence: Evidence
     log_weights: LogWeights
     logits: Float[Tensor, "B T V"]
     divergence: Float[Tensor, "B T"]
@@ -94,13 +96,14 @@ def step(lesson: Lesson, index: Int[Tensor, " B"], *, n_counted: int, world_size
         n_counted: Positions that count in the whole optimiser step.
         world_size: Processes that share the step.
     """
-    batch = lesson.corpus.batch(index)
-    scored = [targets.batch(index, batch.labels.shape[1]) for targets in lesson.targets]
-    with torch.no_grad():
-        log_weights = lesson.operator(gather(lesson.corpus, batch, scored, lesson.knowledge)).to(lesson.device)
-    batch = batch.to(lesson.device)
+    asked = lesson.corpus.batch(index)
+    scored = [targets.batch(index, asked.labels.shape[1]) for targets in lesson.targets]
+    batch = asked.to(lesson.device)
     with torch.autocast(lesson.device.type, torch.bfloat16, enabled=lesson.bf16):
         logits = lesson.student.logits(batch)
+    evidence = evidence_of(lesson, asked, scored, logits)
+    with torch.no_grad():
+        log_weights = lesson.operator(evidence).to(lesson.device)
     options = lesson.distill
     output = distillation_loss(
         logits,
@@ -116,7 +119,16 @@ def step(lesson: Lesson, index: Int[Tensor, " B"], *, n_counted: int, world_size
         cross_entropy=options.cross_entropy,
         scale=world_size / n_counted,
     )
-    return Outcome(output.total, batch, scored, log_weights, logits.detach(), output.divergence, output.cross_entropy)
+    return Outcome(
+        output.total, batch, scored, evidence, log_weights, logits.detach(), output.divergence, output.cross_entropy
+    )
+
+
+def evidence_of(lesson: Lesson, batch: Batch, scored: Sequence[Scored], logits: Float[Tensor, "B T V"]) -> Evidence:
+    """Return what the lesson's rules may look at."""
+    return gather(
+        lesson.corpus, batch, scored, lesson.knowledge, needs=needs_of(lesson.operator), student_logits=logits
+    )
 
 
 def explain_fault(lesson: Lesson, index: Int[Tensor, " B"], outcome: Outcome) -> MashbillError | None:

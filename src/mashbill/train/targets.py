@@ -80,8 +80,8 @@ def collect(
     return _read(path, teacher.id, digest, corpus)
 
 
-def require_answers(teachers: Sequence[Teacher], corpus: Corpus) -> None:
-    """Ask every teacher about one row, before anything is written.
+def require_answers(teachers: Sequence[Teacher], corpus: Corpus) -> list[Scored]:
+    """Ask every teacher about the first row, before anything is written, and return the answers.
 
     A teacher that fails here has never worked with this recipe: that is bad input, whatever it would be later.
 
@@ -89,12 +89,15 @@ def require_answers(teachers: Sequence[Teacher], corpus: Corpus) -> None:
         MashbillError: A teacher cannot be opened, fails, or gives no distribution.
     """
     inputs = corpus.inputs(torch.zeros(1, dtype=torch.long))
+    answers = []
     for teacher in teachers:
         try:
-            _require_finite(teacher.id, teacher.score(inputs), inputs.mask, inputs.row_ids)
+            answers.append(teacher.score(inputs))
+            _require_finite(teacher.id, answers[-1], inputs.mask, inputs.row_ids)
         except (TeacherError, NumericError) as error:
             raise MashbillError(error.what, where=error.where, why=error.why, help=error.help) from error
         getattr(teacher, "release", lambda: None)()  # one local model in memory at a time
+    return answers
 
 
 def _digest(teacher_id: str, identity: Mapping[str, str], corpus: Corpus) -> str:

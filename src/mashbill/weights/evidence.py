@@ -136,6 +136,11 @@ class WeightOperator(Protocol):
         ...
 
 
+def needs_of(operator: WeightOperator) -> frozenset[str]:
+    """Return what a rule asks for; a plain function without ``needs`` asks for nothing beyond the ordinary."""
+    return frozenset(getattr(operator, "needs", frozenset()))
+
+
 @dataclass(frozen=True)
 class Declared:
     """What a rule promises of its weights, as data that the audit recomputes and attacks.
