@@ -3,6 +3,9 @@ from .comparison import gradient_gram as gradient_gram
 from .comparison import kl_to as kl_to
 from .comparison import kl_to_mean as kl_to_mean
 from .dense import Dense as Dense
+from .interval import entropy_interval as entropy_interval
+from .interval import gini_interval as gini_interval
+from .interval import softened_tail_interval as softened_tail_interval
 from .statistics import Statistics as Statistics
 from .statistics import measure as measure
 from .statistics import measure_logits as measure_logits

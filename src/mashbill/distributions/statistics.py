@@ -7,6 +7,7 @@ import torch
 
 from mashbill import numerics
 from mashbill.distributions.dense import Dense
+from mashbill.distributions.interval import entropy_interval
 from mashbill.distributions.topk import TopK
 from mashbill.shapes import Float, Int, Tensor
 
@@ -16,7 +17,9 @@ class Statistics:
     """Statistics of one distribution a position; :meth:`stack` puts teachers in front as axis ``K``.
 
     Attributes:
-        entropy: ``-sum p log p`` in nats.
+        entropy: ``-sum p log p`` in nats; the largest possible where a top-k leaves it open.
+        entropy_low: The least possible entropy, in nats: ``entropy`` itself where the distribution was known in full.
+            The truth is between the two, so half their difference is how far the midpoint can be off.
         gini: Gini variance ``1 - sum p^2``, a probability.
         margin: Largest minus second largest probability.
         max_logprob: Log of the largest probability, in nats.
@@ -25,6 +28,7 @@ class Statistics:
     """
 
     entropy: Float[Tensor, "*batch"]
+    entropy_low: Float[Tensor, "*batch"]
     gini: Float[Tensor, "*batch"]
     margin: Float[Tensor, "*batch"]
     max_logprob: Float[Tensor, "*batch"]
@@ -51,17 +55,23 @@ def measure(
     labels: Int[Tensor, "*batch"] | None = None,
     classes: Int[Tensor, " V"] | None = None,
     n_classes: int = 0,
+    is_top: bool = False,
 ) -> Statistics:
     """Compute the statistics of a distribution, position by position.
 
     For a :class:`TopK` the tail counts as spread evenly over the unstored entries: entropy and Gini are then upper
-    ends of what the stored numbers allow.
+    ends of what the stored numbers allow, and ``entropy_low`` is the lower end of the entropy.
 
     Args:
         distribution: One distribution a position.
         labels: The label of each position; ``-100`` means none.
         classes: A class id for each vocabulary entry, ``-1`` for none.
         n_classes: How many classes there are.
+        is_top: The stored entries of a :class:`TopK` are the largest, as those that ``TopK.from_logprobs`` keeps;
+            ``entropy_low`` is then higher. See :mod:`mashbill.distributions.interval`.
+
+    Raises:
+        ValueError: ``is_top`` cannot be true of the numbers.
     """
     logprobs, multiplicity = _entries(distribution)
     probabilities = logprobs.exp()
@@ -69,13 +79,15 @@ def measure(
     entropy = -(multiplicity * probabilities * logprobs).sum(dim=-1)
     gini = 1 - (multiplicity * probabilities.square()).sum(dim=-1)
     max_logprob, margin = _top_two(logprobs, multiplicity)
+    entropy = entropy.clamp_min(0)
     return Statistics(
-        entropy.clamp_min(0),
-        gini.clamp(0, 1),
-        margin,
-        max_logprob,
-        _label_logprob(distribution, labels, max_logprob),
-        _class_mass(distribution, classes, n_classes, max_logprob),
+        entropy=entropy,
+        entropy_low=_entropy_low(distribution, entropy, is_top=is_top),
+        gini=gini.clamp(0, 1),
+        margin=margin,
+        max_logprob=max_logprob,
+        label_logprob=_label_logprob(distribution, labels, max_logprob),
+        class_mass=_class_mass(distribution, classes, n_classes, max_logprob),
     )
 
 
@@ -125,6 +137,13 @@ def _entries(distribution: Dense | TopK) -> tuple[Tensor, Tensor]:
     n_unstored = (distribution.n_entries - distribution.n_used).to(stored.dtype)
     used = (distribution.ids >= 0).to(stored.dtype)
     return torch.cat([stored, share.unsqueeze(-1)], -1), torch.cat([used, n_unstored.unsqueeze(-1)], -1)
+
+
+def _entropy_low(distribution: Dense | TopK, entropy: Tensor, *, is_top: bool) -> Tensor:
+    if isinstance(distribution, Dense):
+        return entropy
+    # Rounding must not put the low end above the high one.
+    return torch.minimum(entropy_interval(distribution, is_top=is_top)[0].to(entropy.dtype), entropy)
 
 
 def _top_two(logprobs: Tensor, multiplicity: Tensor) -> tuple[Tensor, Tensor]:

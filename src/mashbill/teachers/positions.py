@@ -106,8 +106,8 @@ def spread(flat: Scored, where: Int[Tensor, " P"], shape: tuple[int, int]) -> Sc
         return out.index_copy(0, where, values).unflatten(0, shape)
 
     n = flat.distribution.n_entries
-    even = {"entropy": math.log(n), "gini": 1 - 1 / n, "margin": 0.0, "max_logprob": -math.log(n)}
-    even |= {"label_logprob": math.nan, "class_mass": 0.0}
+    even = {"entropy": math.log(n), "entropy_low": math.log(n), "gini": 1 - 1 / n, "margin": 0.0}
+    even |= {"max_logprob": -math.log(n), "label_logprob": math.nan, "class_mass": 0.0}
     statistics = Statistics(**{name: lay(getattr(flat.statistics, name), fill) for name, fill in even.items()})
     one = flat.distribution
     if isinstance(one, Dense):

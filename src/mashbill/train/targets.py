@@ -24,7 +24,7 @@ from mashbill.teachers.protocol import Scored, Teacher
 from mashbill.train.corpus import Corpus, Ragged
 from mashbill.train.durable import sha256_of, write_json, write_tensors
 
-FORMAT = "1"
+FORMAT = "2"
 """Changes when files written before can no longer be read as they were meant."""
 
 STATISTICS = tuple(field.name for field in fields(Statistics))
@@ -176,6 +176,7 @@ def _none_asked(n_entries: int, *, dense: bool) -> dict[str, float]:
         "logprobs": -ceiling if dense else numerics.LOG_ZERO,
         "log_tail": 0.0,
         "entropy": ceiling,
+        "entropy_low": ceiling,
         "gini": 1 - 1 / n_entries,
         "margin": 0.0,
         "max_logprob": -ceiling,
@@ -196,7 +197,7 @@ def is_finite(scored: Scored) -> Bool[Tensor, "B T"]:
     # All of it is at most some 1e4 in size, so a sum is finite exactly if every term is.
     statistics = scored.statistics
     total = scored.distribution.logprobs.sum(dim=-1) + statistics.entropy + statistics.gini
-    total = total + statistics.margin + statistics.max_logprob
+    total = total + statistics.entropy_low + statistics.margin + statistics.max_logprob
     if isinstance(scored.distribution, TopK):
         total = total + scored.distribution.log_tail
     return total.isfinite()
