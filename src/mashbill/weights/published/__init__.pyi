@@ -1,1 +1,13 @@
+from . import camkd as camkd
+from . import ebkd as ebkd
+from . import kendall as kendall
+from . import mmkd as mmkd
+from . import nemorl as nemorl
+from .camkd import CAMKD as CAMKD
+from .ebkd import EBKD as EBKD
+from .kendall import Kendall as Kendall
+from .margin import MarginWeighted as MarginWeighted
+from .mmkd import MMKD as MMKD
+from .mmkd import MetaBatch as MetaBatch
+from .nemorl import NeMoRL as NeMoRL
 from .route import Route as Route
