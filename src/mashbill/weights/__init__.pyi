@@ -3,6 +3,7 @@ from . import order as order
 from . import published as published
 from . import scorecard as scorecard
 from . import simplex as simplex
+from . import tracking as tracking
 from .arithmetic import Average as Average
 from .arithmetic import average as average
 from .boundary import Blend as Blend
@@ -24,3 +25,4 @@ from .task import InverseLoss as InverseLoss
 from .task import Performance as Performance
 from .token import EntropySoftmax as EntropySoftmax
 from .token import InverseVariance as InverseVariance
+from .tracked import Tracked as Tracked
