@@ -48,7 +48,7 @@ def test_top_k_cuts_the_distribution_but_not_the_statistics(llama, inputs):
     assert close(scored.distribution.logprobs[inputs.mask], kept.values)
     assert close(scored.distribution.log_tail[inputs.mask].exp(), 1 - kept.values.exp().sum(-1))
     exact = measure(Dense(whole), labels=inputs.labels[inputs.mask])
-    for name in ("entropy", "gini", "margin", "max_logprob", "label_logprob"):
+    for name in ("entropy", "entropy_low", "gini", "margin", "max_logprob", "label_logprob"):
         assert close(getattr(scored.statistics, name)[inputs.mask], getattr(exact, name)), name
     guessed = measure(TopK(kept.indices, kept.values, (1 - kept.values.exp().sum(-1)).log(), len(llama.vocabulary)))
     assert not close(scored.statistics.entropy[inputs.mask], guessed.entropy)

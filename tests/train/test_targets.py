@@ -64,7 +64,7 @@ def test_kept_answers_are_those_given(top_k: int | None, index: list[int], tmp_p
     if isinstance(kept.distribution, TopK) and isinstance(asked.distribution, TopK):
         assert torch.equal(kept.distribution.ids[batch.mask], asked.distribution.ids[batch.mask])
         assert torch.equal(kept.distribution.log_tail[batch.mask], asked.distribution.log_tail[batch.mask])
-    for name in ("entropy", "gini", "margin", "label_logprob"):
+    for name in ("entropy", "entropy_low", "gini", "margin", "label_logprob"):
         assert torch.equal(getattr(kept.statistics, name)[batch.mask], getattr(asked.statistics, name)[batch.mask])
 
 

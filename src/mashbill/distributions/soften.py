@@ -60,7 +60,8 @@ def power_topk(distribution: TopK, *, temperature: float) -> TopK:
     """Soften a :class:`TopK` as if its tail were spread evenly over the unstored entries.
 
     The softened tail of the true distribution is unknown from its mass alone; an even spread is the completion of
-    highest entropy, so this overstates the tail at ``T > 1``. Soften before cutting to ``k`` where that matters.
+    highest entropy, so this overstates the tail at ``T > 1``; ``softened_tail_interval`` says by how much at most.
+    Soften before cutting to ``k`` where that matters.
 
     Raises:
         ValueError: ``temperature`` is not positive.
