@@ -29,6 +29,7 @@ def dev(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(module, "VENV", tmp_path / ".venv")
     monkeypatch.setattr(module, "STAMP", tmp_path / ".venv" / "stamp.json")
     monkeypatch.setattr(module, "EXAMPLE", tmp_path / "examples" / "langid")
+    monkeypatch.setattr(module, "PLUGIN", tmp_path / "examples" / "plugin")
     monkeypatch.delenv("MASHBILL_PYTHON", raising=False)
     monkeypatch.delenv("MASHBILL_TORCH", raising=False)
     return module

@@ -14,6 +14,7 @@ from mashbill.train.protocol import Student
 from mashbill.weights import simplex
 from mashbill.weights.compose import product
 from mashbill.weights.evidence import WeightOperator
+from mashbill.weights.functions import make_rule
 from mashbill.weights.order import SafetyOrder
 
 
@@ -134,7 +135,7 @@ def student_labels(student: Student) -> tuple[str, ...]:
 def _rule(scale: str, rule: recipe.Rule | None) -> WeightOperator | None:
     if rule is None:
         return None
-    return _called(f"weighting.{scale}", plugins.resolve("weights", rule.rule), **rule.options)
+    return _called(f"weighting.{scale}", make_rule, plugins.resolve("weights", rule.rule), rule.options)
 
 
 def _order(weighting: recipe.Weighting, teachers: Sequence[str]) -> SafetyOrder | Literal["scorecard"] | None:

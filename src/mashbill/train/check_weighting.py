@@ -64,11 +64,13 @@ def scorecard_needs(loaded: Loaded) -> list[tuple[str, str]]:
 
 def check_constructible(loaded: Loaded) -> Iterator[Problem]:
     """Build every rule once and hold other plug-ins' options against their signatures. Imports the plug-ins."""
+    from mashbill.weights.functions import make_rule  # imports torch, which the plug-ins need anyway
+
     for key, rule in rules(loaded):
         try:
             factory = plugins.resolve("weights", rule.rule)
             yield from unknown_options(loaded, key, rule.rule, rule.options, plugins.accepted(factory))
-            factory(**rule.options)
+            make_rule(factory, rule.options)
         except (MashbillError, ValueError, TypeError) as error:
             yield loaded.problem(key, f"`{rule.rule}`: {getattr(error, 'what', None) or error}")
     for i, teacher in enumerate(loaded.recipe.teachers):
