@@ -1,6 +1,7 @@
 from . import bounds as bounds
 from . import order as order
 from . import published as published
+from . import regret as regret
 from . import scorecard as scorecard
 from . import simplex as simplex
 from . import tracking as tracking
@@ -18,6 +19,8 @@ from .context import RankedSafety as RankedSafety
 from .evidence import Declared as Declared
 from .evidence import Evidence as Evidence
 from .evidence import WeightOperator as WeightOperator
+from .sequential import Bayes as Bayes
+from .sequential import FixedShare as FixedShare
 from .shift import ShiftDistance as ShiftDistance
 from .static import Static as Static
 from .static import Uniform as Uniform
