@@ -200,8 +200,9 @@ class MMKD(nn.Module):
         """Return the held-out loss after the unrolled steps, differentiable in the network; see above."""
         if batch.logprobs is None:
             raise ValueError("batch=MetaBatch(logprobs=None) has no teachers' answers; give their log-probabilities")
-        logprobs = batch.logprobs
         answer, theta = _functional(student)
+        # A NaN that is masked only afterwards would still be one in the gradient.
+        logprobs = torch.where(batch.mask.unsqueeze(-1), batch.logprobs, 0)
 
         def descend(theta: dict[str, Tensor], loss: Tensor) -> dict[str, Tensor]:
             gradients = torch.autograd.grad(loss, list(theta.values()), create_graph=True)
@@ -211,7 +212,7 @@ class MMKD(nn.Module):
             }
 
         for _ in range(n_inner):
-            logits = answer(theta, batch.inputs)
+            logits = torch.where(batch.mask.unsqueeze(-1), answer(theta, batch.inputs), 0)
             weights = self.log_weights(logprobs, logits.detach().log_softmax(dim=-1), mask=batch.mask).exp()
             divergence = _softened_kl(logprobs, logits, temperature)
             theta = descend(theta, _mean((weights.unsqueeze(-1) * divergence).sum(dim=0), batch.mask))
@@ -258,7 +259,7 @@ def _softened_kl(logprobs: Tensor, student_logits: Tensor, temperature: Number) 
 
 def _cross_entropy(logits: Float[Tensor, "B T V"], batch: MetaBatch) -> Float[Tensor, ""]:
     known = batch.mask & (batch.labels >= 0)
-    logprobs = numerics.widen(logits).log_softmax(dim=-1)
+    logprobs = numerics.widen(torch.where(known.unsqueeze(-1), logits, 0)).log_softmax(dim=-1)
     return _mean(-logprobs.gather(-1, batch.labels.clamp_min(0).unsqueeze(-1)).squeeze(-1), known)
 
 
