@@ -28,4 +28,7 @@ from .task import InverseLoss as InverseLoss
 from .task import Performance as Performance
 from .token import EntropySoftmax as EntropySoftmax
 from .token import InverseVariance as InverseVariance
+from .token_classes import TokenClasses as TokenClasses
+from .token_classes import marginalise as marginalise
+from .token_classes import normaliser_bounds as normaliser_bounds
 from .tracked import Tracked as Tracked
