@@ -1,4 +1,5 @@
 from . import bounds as bounds
+from . import contraction as contraction
 from . import order as order
 from . import published as published
 from . import regret as regret
@@ -19,9 +20,13 @@ from .context import RankedSafety as RankedSafety
 from .evidence import Declared as Declared
 from .evidence import Evidence as Evidence
 from .evidence import WeightOperator as WeightOperator
+from .feedback import StudentFeedback as StudentFeedback
 from .sequential import Bayes as Bayes
 from .sequential import FixedShare as FixedShare
 from .shift import ShiftDistance as ShiftDistance
+from .stability import FixedPoint as FixedPoint
+from .stability import UncertifiedError as UncertifiedError
+from .stability import fixed_point as fixed_point
 from .static import Static as Static
 from .static import Uniform as Uniform
 from .task import InverseLoss as InverseLoss
