@@ -6,7 +6,12 @@ from mashbill import numerics
 from mashbill.shapes import Float, Tensor
 
 
-def linear(logprobs: Float[Tensor, "K *batch V"], log_weights: Float[Tensor, "K *#batch"]) -> Float[Tensor, "*batch V"]:
+def linear(
+    logprobs: Float[Tensor, "K *batch V"],
+    log_weights: Float[Tensor, "K *#batch"],
+    *,
+    log_counts: Float[Tensor, "*#batch V"] | None = None,
+) -> Float[Tensor, "*batch V"]:
     """Mixture ``log sum_k w_k p_k``.
 
     An entry is possible if any teacher with weight finds it possible; zero under all of them stays ``LOG_ZERO``.
@@ -16,6 +21,7 @@ def linear(logprobs: Float[Tensor, "K *batch V"], log_weights: Float[Tensor, "K 
     Args:
         logprobs: Teacher log-probabilities in nats, normalised over ``V``.
         log_weights: Log-weights, normalised over ``K``; ``LOG_ZERO`` switches a teacher off.
+        log_counts: Accepted as by every pool; a mixture of normalised columns needs no counts.
 
     Returns:
         Log-probabilities in nats, normalised over ``V`` as far as the arguments are; float32 at least.
@@ -27,5 +33,6 @@ def linear(logprobs: Float[Tensor, "K *batch V"], log_weights: Float[Tensor, "K 
     >>> linear(teachers, torch.tensor([0.5, 0.5]).log()).exp().round(decimals=4).tolist()
     [0.6000000238418579, 0.25, 0.15000000596046448]
     """
+    del log_counts
     wide = logprobs.to(numerics.reduction_dtype(logprobs.dtype))
     return torch.logsumexp(wide + log_weights.unsqueeze(-1), dim=0).clamp_min(numerics.LOG_ZERO)
