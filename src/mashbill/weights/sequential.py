@@ -23,6 +23,8 @@ from mashbill.weights.share_scan import LEAST, accumulator_dtype, share_scan
 from mashbill.weights.shares import Number, Shares, extremes, in_order, require_shares
 from mashbill.weights.simplex import log_normalise
 
+_BLOCK = 2**17  # numbers in float64 worked on at once
+
 
 @dataclass(frozen=True)
 class Bayes:
@@ -65,11 +67,17 @@ class Bayes:
     def __call__(self, evidence: Evidence, /) -> LogWeights:
         """Return log-weights ``[K B T]``."""
         logprobs, _ = _evidence_of(evidence)
-        gain = logprobs.to(accumulator_dtype(logprobs.device)) / self.temperature
+        n_teachers, _, n_positions = logprobs.shape
+        dtype = accumulator_dtype(logprobs.device)
+        prior = logprobs.new_tensor(_prior_of(self.prior, evidence.teachers), dtype=dtype).log()[:, None, None]
+        # A few rows at a time: most of the cost of a long batch in float64 is asking for its memory.
+        n_each = max(1, _BLOCK // max(1, n_teachers * n_positions))
+        return torch.cat([self._posterior(rows, prior) for rows in logprobs.split(n_each, dim=1)], dim=1)
+
+    def _posterior(self, logprobs: Float[Tensor, "K b T"], log_prior: Float[Tensor, "K 1 1"]) -> LogWeights:
+        gain = logprobs.to(log_prior.dtype) / self.temperature
         # Shifted, not subtracted: what a position adds must not even be rounded into its own weight.
-        so_far = torch.nn.functional.pad(gain.cumsum(dim=-1)[..., :-1], (1, 0))
-        prior = so_far.new_tensor(_prior_of(self.prior, evidence.teachers)).log()
-        scores = so_far + prior[:, None, None]
+        scores = torch.nn.functional.pad(gain.cumsum(dim=-1)[..., :-1], (1, 0)) + log_prior
         best = scores.detach().amax(dim=0, keepdim=True)
         return log_normalise((scores - best).to(logprobs.dtype), dim=0)
 
@@ -149,7 +157,7 @@ def _evidence_of(evidence: Evidence) -> tuple[Float[Tensor, "K B T"], Bool[Tenso
     """Return the labels' log-probabilities, 0 where they do not count, and where they count."""
     given = numerics.widen(evidence.statistics.label_logprob)
     counted = evidence.mask & ~given.isnan().any(dim=0)
-    return torch.where(counted, given, 0).clamp_min(numerics.LOG_ZERO), counted
+    return torch.where(counted, given, 0).clamp_min_(numerics.LOG_ZERO), counted
 
 
 def _require_prior(prior: Shares | None) -> None:

@@ -51,7 +51,7 @@ def share_scan(
     # The shift cancels in the weights, so it needs no gradient.
     shifted = label_logprob - label_logprob.detach().amax(dim=0, keepdim=True)
     evidence = shifted.permute(2, 1, 0).reshape(-1, n_teachers)
-    packed = evidence.new_zeros((n_positions + 1) * n_rows, n_teachers).index_copy(0, target.flatten(), evidence)
+    packed = evidence.new_zeros((n_positions + 1) * n_rows, n_teachers).index_copy_(0, target.flatten(), evidence)
     packed = packed.reshape(n_positions + 1, n_rows, n_teachers)[:n_positions]
     log_weights = _scan(packed, prior, float(rate))
     read = log_weights.reshape(-1, n_teachers).index_select(0, (place.T * n_rows + row).flatten())
