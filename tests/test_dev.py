@@ -154,3 +154,29 @@ def test_the_script_explains_itself(words: list[str], status: int, text: str) ->
     done = subprocess.run([sys.executable, str(ROOT / "dev"), *words], capture_output=True, text=True, check=False)
     assert done.returncode == status
     assert text in done.stdout + done.stderr
+
+
+@pytest.fixture
+def benchmarks(dev: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Let two benchmarks exist, and return the words of the commands that would run them."""
+    (dev.ROOT / "benchmarks").mkdir()
+    for name in ("loss", "weights"):
+        (dev.ROOT / "benchmarks" / f"{name}.py").touch()
+    commands: list[list[str]] = []
+    monkeypatch.setattr(dev, "prepare", lambda scope: "python")
+    monkeypatch.setattr(dev, "call", lambda command: commands.append([Path(command[1]).stem, *command[2:]]) or 0)
+    return commands
+
+
+def test_bench_runs_all_or_the_one_that_is_named(dev: ModuleType, benchmarks: list[list[str]]) -> None:
+    assert dev.bench(["--smoke"]) == 0
+    assert benchmarks == [["loss", "--smoke"], ["weights", "--smoke"]]
+    benchmarks.clear()
+    assert dev.bench(["weights", "--rows", "4"]) == 0
+    assert benchmarks == [["weights", "--rows", "4"]]
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_bench_names_what_there_is(dev: ModuleType) -> None:
+    with pytest.raises(dev.Stop, match="bench knows only loss, weights, not speed"):
+        dev.bench(["speed"])
