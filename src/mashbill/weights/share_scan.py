@@ -8,7 +8,7 @@ multiply by the likelihoods, let every teacher give a share away. Two things mak
   often to renormalise follows from the rate, not from the data.
 
 One position is one product and one small matrix product. Transfer matrices of whole blocks of positions would need
-fewer steps, but ``K`` times the arithmetic: no faster at ``K = 8`` on one core, and far slower at ``K = 64``.
+fewer steps, but ``K`` times the arithmetic: on one core no faster at ``K = 8``, and slower at ``K = 64``.
 """
 
 import math
