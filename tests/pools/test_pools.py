@@ -67,7 +67,13 @@ def random_problem(n_teachers=3, n_cases=2000, n_entries=5, *, seed=0, dtype=DOU
     return logits.log_softmax(-1).to(dtype), scores.log_softmax(0).to(dtype)
 
 
+def left_itakura_saito(logprobs, log_weights):
+    return pools.bregman(logprobs, log_weights, divergence="itakura_saito", side="left")
+
+
 ALL = [
+    pytest.param(pools.harmonic, id="harmonic"),
+    pytest.param(left_itakura_saito, id="itakura_saito"),
     pytest.param(pools.linear, id="linear"),
     pytest.param(pools.log_linear, id="log_linear"),
     *(pytest.param(lambda p, w, r=r: pools.power(p, w, r=r), id=f"power {r}") for r in (-2, -1, 1e-3, 0.5, 2)),

@@ -13,30 +13,30 @@ pool                   before it is normalised             minimises over ``q``
 What each keeps (yes), and a number that breaks the rest. "hull": always a mixture of the teachers. "range": no entry
 above or below all teachers. "monotone": weight moved to the teacher that thinks an entry likelier does not lower it.
 "KL": raising ``w_k`` does not raise ``KL(p_k || q)``. "log-loss": at most the teachers' mean. "best": log-loss at most
-that of any teacher plus its ``-log w_k``. "unsafe": at most the worst teacher's mass, entry by entry. "softens": commutes
-with ``p^(1/T)``.
+that of any teacher plus its ``-log w_k``. "unsafe": no entry above the worst teacher, for the linear pool no set of
+entries. "softens": commutes with ``p^(1/T)``, so that its entropy grows with ``T``; all others can lose entropy.
 
 ==================  =======  ========  ========  ======  ========  =====  ======  =======
 pool                hull     range     monotone  KL      log-loss  best   unsafe  softens
 ==================  =======  ========  ========  ======  ========  =====  ======  =======
 linear              yes      yes       yes       yes     yes       yes    yes     no
-log-linear          no       .633975   .654226   yes     yes       no     no      **yes**
+log-linear          no       .633975   .654226   yes     yes       no     no      yes
 power, 0 < r < 1    no       no        no        tested  yes       no     no      no
-power, r = 2        no       .572949   no        tested  no        no     tested  no
+power, r = 2        no       .572949   no        tested  no        no     yes     no
 harmonic            no       .666667   no        tested  no        no     no      no
 IS, left            no       .689898   no        tested  no        no     no      no
 ==================  =======  ========  ========  ======  ========  =====  ======  =======
 
-"tested" is no proof: 4,000 random cases did not break it. The numbers under "range" are what each pool gives an entry
-on which both teachers say .6: teachers (.6, .1, .3) and (.6, .3, .1), equal weights. Under "monotone": teachers
+"tested" is no proof: 4,000 random cases did not break it. The numbers under "range" are what a pool gives an entry on
+which both teachers say .6: teachers (.6, .1, .3) and (.6, .3, .1), equal weights. Under "monotone": teachers
 (.55, .44, .01) and (.5, .1, .4); the first thinks entry 0 likelier, and with its weight raised from .5 to .55 the
-entry falls from .657633 to .654226. Entropy may fall as the temperature rises for every pool but the log-linear one:
-teachers (1 - 1e-6, 1e-6) and (.1, .9) with weights (.45, .55), linear pool: .6931, .6779, .6548 nats at ``T`` = 1, 2, 4.
+entry falls from .657633 to .654226. Under "softens", entropy: teachers (1 - 1e-6, 1e-6) and (.1, .9) with weights
+(.45, .55); the linear pool has .6931, .6779 and .6548 nats at temperatures 1, 2 and 4.
 
-Two teachers whose ratio takes three values leave no pool that keeps both "hull" and "softens", unless it copies one of
-them: at a high temperature the hull of softened teachers is the segment between their logs, so a pool that commutes is
-a geometric mean with some exponent ``a``; at ``T = 1`` that is in the hull where ``r^a/Z`` is linear in the ratio ``r``,
-and a strictly concave function meets a line twice at most, so ``a`` is 0 or 1.
+If the ratio of two teachers takes three values, no pool keeps both "hull" and "softens" but the two that copy one
+teacher. At a high temperature the hull of the softened teachers is the segment between their logs, so a pool that
+commutes is a geometric mean with some exponent ``a``. At ``T = 1`` it is in the hull where ``r^a/Z`` is linear in the
+ratio ``r``; a strictly concave function meets a line twice at most, so ``a`` is 0 or 1.
 
 Zeros are ``LOG_ZERO``: see each pool for what a zero of one teacher does to the others. Also here: projection onto the
 teachers' mixtures with a certificate (`hull_project`), weights that differ between classes of entries (`token_project`,

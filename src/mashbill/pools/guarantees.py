@@ -52,8 +52,8 @@ def excess_mass(
 ) -> Float[Tensor, "*batch"]:
     """Mass on a set of entries above what any teacher gives it: ``q(U) - max_k p_k(U)``, a probability.
 
-    At most 0 for the linear pool; with weights of at most ``w_max`` there even ``q(U) <= w_max p_j(U) + (1 - w_max)
-    max_k p_k(U)`` for the worst teacher ``j``.
+    At most 0 for the linear pool, and for power means with ``r >= 1`` if ``U`` is one entry. With weights of at most
+    ``w_max`` the linear one has even ``q(U) <= w_max p_j(U) + (1 - w_max) max_(k != j) p_k(U)``, ``j`` the worst.
 
     Args:
         pooled: Log-probabilities of a pool, nats.

@@ -23,7 +23,9 @@ def power(
 ) -> Float[Tensor, "*batch V"]:
     """Power mean ``(1/r) log sum_k w_k p_k^r - log Z``; ``r = 1`` is :func:`linear`, ``r = 0`` :func:`log_linear`.
 
-    For ``0 <= r <= 1`` the pool's log-loss is at most the teachers' weighted one; outside it can be larger.
+    For ``0 <= r <= 1`` the pool's log-loss is at most the teachers' weighted one; outside it can be larger. For
+    ``r >= 1`` no entry gets more than the largest teacher gives it, for ``r <= 1`` none less than the least: the means
+    sum to at least, or at most, 1.
 
     Zeros: with ``r > 0`` an entry is possible if any teacher with weight finds it possible; with ``r < 0`` one zero is
     a veto, whatever the weight; a teacher of weight zero has no say. If the teachers leave no common entry, ``r < 0``
