@@ -21,9 +21,14 @@ from .evidence import Declared as Declared
 from .evidence import Evidence as Evidence
 from .evidence import WeightOperator as WeightOperator
 from .feedback import StudentFeedback as StudentFeedback
+from .gibbs import Gibbs as Gibbs
+from .hybrid import Hybrid as Hybrid
+from .margin import Margin as Margin
 from .sequential import Bayes as Bayes
 from .sequential import FixedShare as FixedShare
 from .shift import ShiftDistance as ShiftDistance
+from .softmax import softmax_interval as softmax_interval
+from .softmax import softmax_range as softmax_range
 from .stability import FixedPoint as FixedPoint
 from .stability import UncertifiedError as UncertifiedError
 from .stability import fixed_point as fixed_point
@@ -33,6 +38,7 @@ from .task import InverseLoss as InverseLoss
 from .task import Performance as Performance
 from .token import EntropySoftmax as EntropySoftmax
 from .token import InverseVariance as InverseVariance
+from .token import SampledWeights as SampledWeights
 from .token_classes import TokenClasses as TokenClasses
 from .token_classes import marginalise as marginalise
 from .token_classes import normaliser_bounds as normaliser_bounds
