@@ -111,23 +111,46 @@ class Digits:
         x: ``[N 64]``.
         y: ``[N]``.
         teachers: Their log-probabilities, ``[K N 10]``.
+        statistics: Of the teachers.
     """
 
     x: torch.Tensor
     y: torch.Tensor
     teachers: torch.Tensor
+    statistics: Statistics
+
+    @classmethod
+    def of(cls, x: torch.Tensor, y: torch.Tensor, teachers: torch.Tensor) -> "Digits":
+        """Measure the teachers once."""
+        each = [measure(Dense(p.unsqueeze(1)), labels=y.unsqueeze(1)) for p in teachers]
+        return cls(x, y, teachers, Statistics.stack(each))
 
     def __getitem__(self, rows: slice | torch.Tensor) -> "Digits":
-        return Digits(self.x[rows], self.y[rows], self.teachers[:, rows])
+        some = {name: value[:, rows] for name, value in vars(self.statistics).items()}
+        return Digits(self.x[rows], self.y[rows], self.teachers[:, rows], Statistics(**some))
 
-    def evidence(self, student_logits: torch.Tensor, **changes) -> Evidence:
+    def evidence(self, student_logits: torch.Tensor, *, needs: frozenset[str] = frozenset({"gram"})) -> Evidence:
         """Return the evidence of rows of one position."""
         student = student_logits.detach().log_softmax(-1).unsqueeze(1)
-        return evidence_of(self.teachers.unsqueeze(2), student, self.y.unsqueeze(1), features=self.x, **changes)
+        plain = Evidence.plain(tuple(f"t{k}" for k in range(len(self.teachers))), self.statistics, n_entries=10)
+        teachers = self.teachers.unsqueeze(2)
+        gram = None
+        if "gram" in needs:
+            each = [Dense(p) for p in teachers]
+            gram = comparison.gradient_gram(each, student, labels=self.y.unsqueeze(1), mask=plain.mask)
+        distance = (teachers.exp() * (teachers - student)).sum(-1)
+        return replace(
+            plain,
+            logprobs=teachers,
+            student_logprobs=student,
+            divergences={"student": distance},
+            features=self.x,
+            gram=gram,
+        )
 
-    def observation(self, student_logits: torch.Tensor, log_weights: torch.Tensor, step: int) -> Observation:
+    def observation(self, student_logits: torch.Tensor, log_weights: torch.Tensor, step: int, **options) -> Observation:
         """Return what a rule that learns is shown."""
-        evidence = self.evidence(student_logits)
+        evidence = self.evidence(student_logits, **options)
         return Observation(step, evidence, log_weights.detach(), evidence.divergences["student"])
 
 
@@ -151,7 +174,7 @@ def specialists() -> Digits:
     x, y = _digits()
     seen, low = slice(0, 600), y[:600] < 5
     each = [_fitted(x[seen][who], y[seen][who], x) for who in (low, ~low)]
-    return Digits(x, y, torch.stack(each))[600:]
+    return Digits.of(x, y, torch.stack(each))[600:]
 
 
 @pytest.fixture(scope="session")
@@ -162,4 +185,4 @@ def unequal() -> Digits:
     is_random, random = torch.rand(600, generator=generator) < 0.6, torch.randint(10, (600,), generator=generator)
     noisy = torch.where(is_random, random, y[:600])
     each = [_fitted(x[:600], taught, x) for taught in (y[:600], noisy, (y[:600] + 1) % 10)]
-    return Digits(x, y, torch.stack(each))[600:]
+    return Digits.of(x, y, torch.stack(each))[600:]

@@ -13,8 +13,6 @@ from mashbill.weights.published.rows import mean_of_entries
 from mashbill.weights.shares import Number
 from mashbill.weights.simplex import log_normalise
 
-Reads = Literal["features", "student"]
-
 
 def released_weights(
     theta: Float[Tensor, "K F"], beta: Float[Tensor, "B F"], direction: Float[Tensor, " F"]
@@ -69,7 +67,7 @@ class AMTMLKD(nn.Module):
         n_teachers: int,
         n_features: int,
         *,
-        reads: Reads = "features",
+        reads: str = "features",
         learning_rate: Number = 0.1,
         momentum: Number = 0.9,
         decay: Number = 1e-3,

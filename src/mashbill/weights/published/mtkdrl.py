@@ -14,7 +14,6 @@ from mashbill.weights.published.rows import mean_of_entries, mean_over_positions
 from mashbill.weights.shares import Number
 from mashbill.weights.simplex import log_normalise
 
-Learns = Literal["released", "agreement", "gain"]
 LOWEST_LOGPROB = -30.0
 """A log-probability enters the agent's state no lower than this, a loss or divergence no higher than its opposite."""
 
@@ -120,7 +119,7 @@ class MTKDRL(nn.Module):
         n_entries: int,
         *,
         dynamic: bool = False,
-        learns: Learns = "released",
+        learns: str = "released",
         temperature: Number = 4.0,
         learning_rate: Number = 0.1,
         n_hidden: int = 128,

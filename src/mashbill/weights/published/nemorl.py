@@ -14,8 +14,6 @@ from mashbill.weights.shares import Number, require_all
 from mashbill.weights.simplex import log_normalise
 from mashbill.weights.token import softmax_range
 
-Metric = Literal["ce", "entropy", "max_prob"]
-
 
 def released_weights(
     score: Float[Tensor, "K *batch"], *, alpha: Number = 1.0, vocabulary_sizes: Float[Tensor, " K"] | None = None
@@ -70,7 +68,7 @@ class NeMoRL:
     True
     """
 
-    metric: Metric = "ce"
+    metric: str = "ce"
     alpha: Number = 1.0
     vocabulary_sizes: Mapping[str, Number] | None = None
 
