@@ -17,12 +17,14 @@ class Stage:
 
     Attributes:
         teachers: Teacher ids; None for as many as the search likes.
+        n_entries: ``V``, for operators that were made for one; None for any.
         tasks: Task names.
         contexts: Context names.
         n_features: Context features of a row.
     """
 
     teachers: tuple[str, ...] | None = None
+    n_entries: int | None = None
     tasks: tuple[str, ...] = ("chat", "code")
     contexts: tuple[str, ...] = ("home", "field")
     n_features: int = 2
@@ -54,12 +56,13 @@ def make_world(
         n_teachers: Unless the stage names them.
         n_rows: ``B``.
         n_positions: ``T``.
-        n_entries: ``V``.
+        n_entries: ``V``, unless the stage says it.
     """
     if mood not in MOODS:
         raise ValueError(f"mood={mood!r} must be one of {', '.join(MOODS)}")
     teachers = stage.teachers_for(n_teachers)
     n_teachers, n_cells = len(teachers), len(stage.tasks) + len(stage.contexts)
+    n_entries = stage.n_entries or n_entries
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)

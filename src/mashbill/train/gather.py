@@ -16,10 +16,9 @@ from mashbill.shapes import Float, Tensor
 from mashbill.teachers.protocol import Scored
 from mashbill.train.corpus import Corpus
 from mashbill.train.protocol import Batch
+from mashbill.weights.construction import look_up
 from mashbill.weights.evidence import Evidence, Scale
-from mashbill.weights.scorecard import Cell, Interval, Scorecard
-
-MEASURES = ("accuracy", "loss", "calibration_error", "safety")
+from mashbill.weights.scorecard import MEASURES, Scorecard
 
 
 @dataclass(frozen=True)
@@ -41,28 +40,8 @@ class Knowledge:
         Raises:
             MashbillError: The scorecard lacks a teacher.
         """
-        missing = [teacher for teacher in corpus.teachers if teacher not in scorecard.teachers]
-        if missing:
-            raise MashbillError(
-                f"the scorecard does not know teacher `{missing[0]}`",
-                why=f"it was measured for: {', '.join(scorecard.teachers)}",
-                help="measure again with `mashbill scorecard`",
-            )
-        cells = {(cell.teacher, cell.task, cell.context): cell for cell in scorecard.cells}
-        by_task = {
-            measure: [[_value(cells, measure, (k, name, None)) for name in corpus.tasks] for k in corpus.teachers]
-            for measure in MEASURES
-        }
-        by_context = {
-            measure: [[_value(cells, measure, (k, None, name)) for name in corpus.contexts] for k in corpus.teachers]
-            for measure in MEASURES
-        }
-        place = {teacher: n for n, teacher in enumerate(corpus.teachers)}
-        orders = {
-            context: tuple((place[safer], place[less]) for safer, less in pairs if safer in place and less in place)
-            for context, pairs in scorecard.orders.items()
-        }
-        return cls({"task": _complete(by_task), "context": _complete(by_context)}, orders)
+        names = {"teachers": corpus.teachers, "tasks": corpus.tasks, "contexts": corpus.contexts}
+        return cls(*look_up(scorecard, **names))
 
     @classmethod
     def supposed(cls, corpus: Corpus) -> "Knowledge":
@@ -144,7 +123,7 @@ def _compared(
     if "student_logprobs" in needs:
         found["student_logprobs"] = student
     if "divergence:student" in needs:
-        found["divergences"]["student"] = comparison.kl_to(teachers, student)
+        found["divergences"]["student"] = comparison.kl_to(teachers, student, mask=batch.mask.to(student.device))
     if "gram" in needs:
         labels = batch.labels.to(student.device)
         found["gram"] = comparison.gradient_gram(teachers, student, labels=labels, mask=batch.mask.to(student.device))
@@ -155,22 +134,3 @@ def densified(distribution: Dense | TopK) -> Float[Tensor, "*batch V"]:
     """Log-probabilities of all entries, in float32 at least; a tail is spread evenly."""
     logprobs = distribution.logprobs if isinstance(distribution, Dense) else distribution.densify()
     return logprobs.to(numerics.reduction_dtype(logprobs.dtype))
-
-
-_Key = tuple[str, str | None, str | None]
-
-
-def _value(cells: Mapping[_Key, Cell], measure: str, key: _Key) -> float | None:
-    for cell in (cells.get(key), cells.get((key[0], None, None))):
-        found = None if cell is None else getattr(cell, measure)
-        if found is not None:
-            return found.value if isinstance(found, Interval) else found
-    return None
-
-
-def _complete(tables: Mapping[str, list[list[float | None]]]) -> dict[str, Tensor]:
-    return {
-        measure: torch.tensor(table, dtype=torch.float32)
-        for measure, table in tables.items()
-        if all(value is not None for row in table for value in row)
-    }
