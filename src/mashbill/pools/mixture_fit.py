@@ -85,7 +85,9 @@ def _descent(t: Tensor, ratio: Tensor, w: Tensor, c: Tensor, box: dict[str, Numb
     ahead = project_l2(_newton(hessian, c, w, box).movedim(0, -1), **box).movedim(-1, 0) - w
     maximised = project_kl((w * c).movedim(0, -1), **box).movedim(-1, 0) - w
     best, least = torch.zeros_like(w), torch.zeros_like(w[0])
-    for step in (maximised, *(stride * ahead for stride in _STRIDES)):
+    for candidate in (maximised, *(stride * ahead for stride in _STRIDES)):
+        # The last digit of a weight at a bound is no step, but the slope there is steep.
+        step = torch.where(candidate.abs() > 8 * torch.finfo(w.dtype).eps, candidate, 0)
         rise = _rise(t, ratio, c, step)
         best, least = torch.where(rise < least, step, best), torch.minimum(rise, least)
     return best
