@@ -1,10 +1,13 @@
 """Numbers in the page's tables are those of the files."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from report.markup import Page
 
+from mashbill.report.records import read_run
+from mashbill.report.sections.skill import MOST_UNDECIDED, section
 from mashbill.report.sections.teaching import FINAL_STEPS
 from mashbill.report.text import count
 
@@ -97,6 +100,26 @@ def test_certified_edges_are_listed(classifier) -> None:
     text = classifier.plain()
     assert "latin/short glotlid › lingua cld3 › lingua" in text
     assert "No pair is certified in cyrillic/short" in text
+    assert "exact sign test on the rows where two teachers differ" in text
+
+
+def test_undecided_pairs_are_listed_with_what_was_seen(classifier, files) -> None:
+    undecided = [test for test in files("scorecard.json")["tests"] if test["decision"] == "undecided"]
+    _, *rows = classifier.table("Undecided pairs")
+    assert len(rows) == len(undecided) > 0
+    for row, test in zip(rows, undecided, strict=True):
+        assert row[:2] == [test["context"], f"{test['safer']}, {test['less_safe']}"]
+        assert row[2:] == ["1\u202f200", "9", "7", "0.2%", "0.402", "0.001"]
+    assert f"{len(undecided)} of {len(files('scorecard.json')['tests'])} pairs are undecided" in classifier.plain()
+
+
+def test_many_undecided_pairs_are_only_counted(runs) -> None:
+    files = read_run(runs["classifier"])
+    assert files.scorecard is not None
+    many = [test.model_copy(update={"decision": "undecided"}) for test in files.scorecard.tests] * MOST_UNDECIDED
+    shown = section(replace(files, scorecard=files.scorecard.model_copy(update={"tests": many})))
+    assert shown["undecided"] is None
+    assert shown["n_undecided"] == len(many)
 
 
 def test_examples_say_what_everybody_said(classifier, files) -> None:

@@ -1,12 +1,13 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
-import numpy as np
 import pytest
 
 from mashbill.errors import MashbillError
-from mashbill.weights.scorecard import Cell, Interval, Scorecard, certify_orders, rows_to_certify
+from mashbill.weights.scorecard import Cell, Interval, PairTest, Scorecard
 
 
 def cell(
@@ -65,7 +66,7 @@ def test_a_cell_without_rows_is_none_and_its_table_says_so():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.update(version=2), "`version` must be 1"),
+        (lambda c: c.update(version=1), "`version` must be 2"),
         (lambda c: c.pop("tasks"), "tasks"),
         (lambda c: c.update(extra=1), "extra"),
         (lambda c: c["cells"][0].update(n="10"), "cells.0.n"),
@@ -74,6 +75,7 @@ def test_a_cell_without_rows_is_none_and_its_table_says_so():
         (lambda c: c["cells"].append(c["cells"][0]), "twice"),
         (lambda c: c["orders"].update(nowhere=[]), "context of an order 'nowhere'"),
         (lambda c: c["orders"].update(short=[["a", "z"]]), "teacher of an order 'z'"),
+        (lambda c: c.update(tests=[{"context": "short"}]), "tests.0.safer"),
         (lambda c: c.update(confidence=1.0), "confidence=1.0"),
     ],
 )
@@ -100,62 +102,45 @@ def test_a_value_that_is_not_finite_is_never_written(tmp_path):
     bad = Scorecard(("a",), (), (), 0.95, (cell("a", accuracy=float("nan")),), {})
     with pytest.raises(ValueError, match="JSON compliant"):
         bad.write(tmp_path / "scorecard.json")
-    assert not (tmp_path / "scorecard.json").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_rows_to_certify_agrees_with_the_golden_value(golden):
-    assert rows_to_certify(0.05) == golden("F76")["expected"]
-    assert rows_to_certify(0.05, n_teachers=3, n_contexts=4) > 2952
-    with pytest.raises(ValueError, match="gap=0"):
-        rows_to_certify(0.0)
-    with pytest.raises(ValueError, match="n_teachers=1"):
-        rows_to_certify(0.1, n_teachers=1)
+def pair_test(decision: str, safer: str = "a", less_safe: str = "b") -> PairTest:
+    return PairTest("short", safer, less_safe, decision, "sign", 9, 8, 1, 7 / 9, 10 / 512, 0.025)
 
 
-def test_a_gap_is_certified_exactly_from_the_stated_number_of_rows():
-    def pairs(n_rows: int) -> tuple:
-        success = np.stack([np.full(n_rows, 0.5), np.full(n_rows, 0.3)])
-        return certify_orders(success, context=np.zeros(n_rows, int), n_contexts=1, confidence=0.95)
-
-    enough = rows_to_certify(0.2)
-    assert pairs(enough) == (((0, 1),),)
-    assert pairs(enough - 1) == ((),)
-
-
-def test_orders_are_kept_for_each_context_and_may_differ():
-    n = rows_to_certify(1.0, n_contexts=3)
-    good, bad = np.ones(n), np.zeros(n)
-    success = np.stack([np.concatenate([good, bad]), np.concatenate([bad, good])])
-    context = np.repeat([0, 2], n)
-    assert certify_orders(success, context=context, n_contexts=3, confidence=0.95) == (((0, 1),), (), ((1, 0),))
+def test_what_was_tested_is_kept(tmp_path):
+    card = replace(scorecard(), tests=(pair_test("certified"),))
+    card.write(tmp_path / "scorecard.json")
+    assert Scorecard.read(tmp_path / "scorecard.json") == card
+    assert card.undecided == ()
+    open_pair = replace(scorecard(), orders={"short": ()}, tests=(pair_test("undecided"),))
+    assert open_pair.undecided == open_pair.tests
+    assert open_pair.tests[0].n_discordant == 9
 
 
-def test_certified_pairs_are_transitive_and_have_no_cycle():
-    generator = np.random.default_rng(0)
-    for _ in range(50):
-        success = generator.random((5, 400)) ** generator.uniform(0.3, 3, size=(5, 1))
-        (pairs,) = certify_orders(success, context=np.zeros(400, int), n_contexts=1, confidence=0.95)
-        held = set(pairs)
-        assert not any((j, k) in held for k, j in held)
-        assert all((k, m) in held for k, j in held for i, m in held if i == j)
+def test_orders_must_be_those_that_the_tests_certify():
+    with pytest.raises(ValueError, match="orders of context 'short' are not the pairs that its tests certify"):
+        replace(scorecard(), tests=(pair_test("undecided"),))
+    with pytest.raises(ValueError, match="orders of context 'short'"):
+        replace(scorecard(), orders={}, tests=(pair_test("certified"),))
+    with pytest.raises(ValueError, match="teacher of a test 'z' is not among"):
+        replace(scorecard(), tests=(pair_test("certified", "a", "z"),))
 
 
-def test_a_false_order_is_certified_less_often_than_promised():
-    generator = np.random.default_rng(1)
-    n_false = 0
-    for _ in range(400):
-        success = (generator.random((4, 60)) < 0.5).astype(float)  # all alike: whatever is certified is false
-        found = certify_orders(success, context=np.arange(60) % 2, n_contexts=2, confidence=0.8)
-        n_false += any(found)
-    assert n_false <= 0.2 * 400
+def test_a_failed_rename_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "scorecard.json"
+    scorecard().write(path)
+    old = path.read_bytes()
 
+    def fail(self, target):
+        raise OSError("no space")
 
-def test_certifying_refuses_what_is_no_success():
-    with pytest.raises(ValueError, match=r"within \[0, 1\]"):
-        certify_orders([[0.0, 2.0]], context=[0, 0], n_contexts=1, confidence=0.95)
-    with pytest.raises(ValueError, match="confidence=1"):
-        certify_orders([[0.0]], context=[0], n_contexts=1, confidence=1.0)
-    assert certify_orders([[1.0]], context=[0], n_contexts=1, confidence=0.95) == ((),)
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="no space"):
+        replace(scorecard(), confidence=0.9).write(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["scorecard.json"]
+    assert path.read_bytes() == old
 
 
 def test_scorecards_are_read_without_torch():

@@ -49,13 +49,16 @@ def scorecard(
 
 
 def table(card: "Scorecard") -> list[str]:
-    """Return each teacher's pooled measures as a table, then the certified safety orders."""
+    """Return each teacher's pooled measures as a table, then the certified safety orders and what stays undecided."""
     width = max(len(teacher) for teacher in card.teachers)
     pooled = [cell for cell in card.cells if cell.task is None and cell.context is None]
     lines = [f"{'':{width}}  {'accuracy':24}  {'loss, nats':24}  {'safety':24}  rows"]
     lines += [_line(cell, width) for cell in pooled]
     for context, pairs in card.orders.items():
         lines += [f"in {context}: {safer} is certified safer than {less}" for safer, less in pairs]
+    if card.undecided:
+        n_contexts = len({test.context for test in card.undecided})
+        lines.append(f"{len(card.undecided)} of {len(card.tests)} pairs undecided, in {n_contexts} context(s)")
     return lines
 
 

@@ -248,6 +248,22 @@ class Cell(Part):
     n_critical: int = 0
 
 
+class PairTest(Part):
+    """What the sample says about the safety of two teachers in one context."""
+
+    context: str
+    safer: str
+    less_safe: str
+    decision: Literal["certified", "implied", "undecided"]
+    test: str
+    n: int
+    wins: int
+    losses: int
+    gap: float
+    p_value: float
+    level: float
+
+
 class Scorecard(Part):
     """``scorecard.json``: each teacher's measured skill, and the certified order over safety."""
 
@@ -257,3 +273,4 @@ class Scorecard(Part):
     confidence: float = 0.95
     cells: list[Cell]
     orders: dict[str, list[tuple[str, str]]] = {}
+    tests: list[PairTest] = []

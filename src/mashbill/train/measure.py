@@ -18,7 +18,7 @@ from mashbill.train.loading import Loaded
 from mashbill.train.metrics import Marks, RowTotals
 from mashbill.train.students import build_student
 from mashbill.train.targets import Targets, collect, require_answers
-from mashbill.weights.scorecard import Cell, Scorecard, certify_orders
+from mashbill.weights.scorecard import Cell, Scorecard, certify_orders, orders_of
 
 
 def measure_scorecard(loaded: Loaded, *, progress: Progress | None = None) -> Scorecard:
@@ -82,14 +82,15 @@ def scorecard_of(
     # Only rows with labelled positions have a success; they are the same for every teacher.
     counted = RowTotals.of(marks[0]).row
     kept = np.ones(counted.size, dtype=bool) if is_critical is None else is_critical[counted]
-    pairs = certify_orders(
-        success[:, kept], context=context[counted][kept], n_contexts=len(corpus.contexts), confidence=confidence
+    tests = certify_orders(
+        success[:, kept],
+        teachers=corpus.teachers,
+        context=context[counted][kept],
+        contexts=corpus.contexts,
+        confidence=confidence,
     )
-    orders = {
-        name: tuple((corpus.teachers[safer], corpus.teachers[less]) for safer, less in found)
-        for name, found in zip(corpus.contexts, pairs, strict=True)
-    }
-    return Scorecard(corpus.teachers, corpus.tasks, corpus.contexts, confidence, tuple(cells), orders)
+    orders = orders_of(tests, contexts=corpus.contexts)
+    return Scorecard(corpus.teachers, corpus.tasks, corpus.contexts, confidence, tuple(cells), orders, tests)
 
 
 def require_measured(

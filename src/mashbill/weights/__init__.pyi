@@ -1,4 +1,5 @@
 from . import bounds as bounds
+from . import certification as certification
 from . import contraction as contraction
 from . import order as order
 from . import published as published
@@ -15,6 +16,9 @@ from .compose import Conformed as Conformed
 from .compose import Product as Product
 from .compose import conform as conform
 from .compose import product as product
+from .construction import Construction as Construction
+from .construction import Measured as Measured
+from .construction import from_scorecard as from_scorecard
 from .context import PartitionOfUnity as PartitionOfUnity
 from .context import RankedSafety as RankedSafety
 from .evidence import Declared as Declared

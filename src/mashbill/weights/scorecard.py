@@ -7,32 +7,41 @@ safety order is certified in a context.
 **Safety** is success on critical rows alone. The paper's measure (arXiv 2601.17910, VIII.3) is 1 on every other row,
 so a teacher that fails on all critical rows still scores ``1 - P(critical)``: .99 if one row in a hundred is critical.
 
-**A certified order.** Teachers answer the same rows. With success in [0, 1] the row differences lie in [-1, 1], and by
-Hoeffding ``P(mean - E >= t) <= exp(-n t^2 / 2)``. All ``K (K-1)`` ordered pairs in all ``D`` contexts hold at once
-with probability ``1 - delta`` if each gets ``delta / (K (K-1) D)``. Orders are kept for each context and not pooled:
-an order on average safety would push weight to a teacher that is worse exactly where it matters.
+**A certified order** comes from paired tests (:mod:`mashbill.weights.certification`); what each test saw is kept, also
+of the pairs that stay undecided. Orders are kept for each context and not pooled: an order on average safety would
+push weight to a teacher that is worse exactly where it matters.
 
 Not covered: drift of a teacher after the measurement, and rows that are not a sample of what the student will meet.
 """
 
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-from numpy.typing import ArrayLike
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from mashbill.errors import MashbillError
+from mashbill.weights.certification import PairTest, certify_orders, orders_of, rows_to_certify
+
+__all__ = [
+    "FORMAT_VERSION",
+    "MEASURES",
+    "Cell",
+    "Interval",
+    "PairTest",
+    "Scorecard",
+    "certify_orders",
+    "orders_of",
+    "rows_to_certify",
+]
 
 MEASURES = ("accuracy", "loss", "calibration_error", "safety")
 """What :meth:`Scorecard.table` can be asked for."""
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -88,6 +97,10 @@ class Scorecard:
         confidence: Coverage of every interval; for the orders, of all of them together.
         cells: One for each teacher and pooling that has rows.
         orders: For each context, certified pairs ``(safer, less safe)`` of teacher ids.
+        tests: What was tested for them, one for each pair and context; empty if that was not recorded.
+
+    Raises:
+        ValueError: A name is unknown, a cell is there twice, or the orders are not those that the tests certify.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -98,6 +111,7 @@ class Scorecard:
     confidence: float
     cells: tuple[Cell, ...]
     orders: Mapping[str, tuple[tuple[str, str], ...]]
+    tests: tuple[PairTest, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.confidence < 1:
@@ -113,11 +127,24 @@ class Scorecard:
             _require_known(context, self.contexts, "context of an order")
             for teacher in {name for pair in pairs for name in pair}:
                 _require_known(teacher, self.teachers, "teacher of an order")
+        for test in self.tests:
+            _require_known(test.context, self.contexts, "context of a test")
+            _require_known(test.safer, self.teachers, "teacher of a test")
+            _require_known(test.less_safe, self.teachers, "teacher of a test")
+        decided = orders_of(self.tests, contexts=self.contexts)
+        for context in self.contexts if self.tests else ():
+            if set(decided[context]) != set(self.orders.get(context, ())):
+                raise ValueError(f"orders of context {context!r} are not the pairs that its tests certify")
 
     def cell(self, teacher: str, *, task: str | None = None, context: str | None = None) -> Cell | None:
         """Return one cell, or None if it had no rows."""
         wanted = (teacher, task, context)
         return next((cell for cell in self.cells if (cell.teacher, cell.task, cell.context) == wanted), None)
+
+    @property
+    def undecided(self) -> tuple[PairTest, ...]:
+        """The tests that could not tell two teachers apart."""
+        return tuple(test for test in self.tests if test.decision == "undecided")
 
     def table(self, measure: str, by: str) -> list[list[float]]:
         """Return one measure, teachers by tasks or by contexts.
@@ -153,11 +180,14 @@ class Scorecard:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f".{path.name}.{os.getpid()}")
-        with aside.open("w", encoding="utf-8") as file:
-            json.dump(self.to_json(), file, indent=1, ensure_ascii=False, allow_nan=False)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
+        try:
+            with aside.open("w", encoding="utf-8") as file:
+                json.dump(self.to_json(), file, indent=1, ensure_ascii=False, allow_nan=False)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)  # where writing or renaming failed
 
     @classmethod
     def read(cls, path: Path) -> "Scorecard":
@@ -183,70 +213,6 @@ class Scorecard:
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"]) or "the whole"
             raise _unreadable(path, f"{key}: {first['msg']}") from error
-
-
-def certify_orders(
-    success: ArrayLike, *, context: ArrayLike, n_contexts: int, confidence: float
-) -> tuple[tuple[tuple[int, int], ...], ...]:
-    """Return for each context the pairs ``(safer, less safe)`` of teachers that the sample certifies.
-
-    A pair is certified if its mean difference exceeds ``sqrt(2 ln(K (K-1) D / delta) / n)`` on the context's ``n``
-    rows.
-
-    Args:
-        success: Success of each teacher on each row, in [0, 1], teachers by rows.
-        context: Index of each row's context.
-        n_contexts: ``D``.
-        confidence: ``1 - delta``: the probability that every pair returned is truly ordered.
-
-    Raises:
-        ValueError: ``success`` is not within [0, 1], or ``confidence`` not within (0, 1).
-    """
-    table, where = np.asarray(success, dtype=float), np.asarray(context)
-    if table.ndim != 2 or not ((table >= 0) & (table <= 1)).all():
-        raise ValueError(f"success of shape {table.shape} must be teachers by rows, within [0, 1]")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence={confidence!r} must lie strictly between 0 and 1")
-    return tuple(
-        _certified_pairs(table[:, where == index], n_contexts=n_contexts, confidence=confidence)
-        for index in range(n_contexts)
-    )
-
-
-def _certified_pairs(success: np.ndarray, *, n_contexts: int, confidence: float) -> tuple[tuple[int, int], ...]:
-    n_teachers, n_rows = success.shape
-    if n_teachers < 2 or n_rows == 0:
-        return ()
-    least = math.sqrt(2 * math.log(_n_comparisons(n_teachers, n_contexts) / (1 - confidence)) / n_rows)
-    mean = success.mean(axis=1)
-    ranked = [int(k) for k in np.argsort(-mean, kind="stable")]
-    pairs = tuple((k, j) for k in ranked for j in ranked if mean[k] - mean[j] > least)
-    # No cycle can arise: every pair compares means over the same rows, so (k, j) needs mean_k > mean_j, and ">" on
-    # numbers has no cycle. The pairs are transitive too: two gaps above `least` add up to one above `least`.
-    assert all(ranked.index(k) < ranked.index(j) for k, j in pairs), "certified pairs follow the ranking of the means"
-    return pairs
-
-
-def rows_to_certify(gap: float, *, confidence: float = 0.95, n_teachers: int = 2, n_contexts: int = 1) -> int:
-    """Return how many rows certify a gap of that size in the sample: ``2 ln(K (K-1) D / delta) / gap^2``.
-
-    A true gap of that size shows smaller in about half of all samples, so plan with a smaller one.
-
-    Raises:
-        ValueError: ``gap`` is not within (0, 1], or there are fewer than two teachers.
-
-    >>> rows_to_certify(0.05)
-    2952
-    """
-    if not 0 < gap <= 1:
-        raise ValueError(f"gap={gap!r} must lie in (0, 1]")
-    if n_teachers < 2:
-        raise ValueError(f"n_teachers={n_teachers} must be at least 2: an order needs two teachers")
-    return math.ceil(2 * math.log(_n_comparisons(n_teachers, n_contexts) / (1 - confidence)) / gap**2)
-
-
-def _n_comparisons(n_teachers: int, n_contexts: int) -> int:
-    return n_teachers * (n_teachers - 1) * n_contexts
 
 
 def _require_known(name: str | None, known: Sequence[str | None], what: str) -> None:

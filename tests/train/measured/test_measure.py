@@ -68,7 +68,7 @@ def test_a_scorecard_counts_what_the_teachers_got_right(tmp_path):
 
 
 def test_safety_and_its_order_look_at_critical_rows_alone(tmp_path):
-    n = rows_to_certify(1.0)
+    n = rows_to_certify(1.0, discordant=1.0)
     critical, ordinary = rows_of(n, critical=True), rows_of(200)
     card = measured(
         tmp_path,
@@ -80,11 +80,14 @@ def test_safety_and_its_order_look_at_critical_rows_alone(tmp_path):
     assert card.orders == {"here": (("good", "bad"),)}
     assert card.table("safety", "context") == [[1.0], [0.0]]
     assert card.table("accuracy", "context")[1] > card.table("accuracy", "context")[0]
-    assert measured(tmp_path, critical + ordinary, good=set(), bad=set(), declared=True).orders == {"here": ()}
+    assert [(test.decision, test.n, test.wins, test.losses) for test in card.tests] == [("certified", n, n, 0)]
+    alike = measured(tmp_path, critical + ordinary, good=set(), bad=set(), declared=True)
+    assert alike.orders == {"here": ()}
+    assert [(test.decision, test.n, test.p_value) for test in alike.undecided] == [("undecided", n, 1.0)]
 
 
 def test_orders_belong_to_contexts(tmp_path):
-    n = rows_to_certify(1.0, n_contexts=2)
+    n = rows_to_certify(1.0, n_contexts=2, discordant=1.0)
     here, there = rows_of(n, context="here"), rows_of(n, context="there")
     card = measured(
         tmp_path, here + there, good={row.id for row in here}, bad={row.id for row in there}, declared=False

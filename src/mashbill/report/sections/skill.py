@@ -2,8 +2,13 @@
 
 from mashbill.report import text
 from mashbill.report.records import RunFiles
-from mashbill.report.schema import Cell
+from mashbill.report.schema import Cell, PairTest
 from mashbill.report.text import Shown, Table
+
+MOST_UNDECIDED = 100
+"""Undecided pairs that a table lists; more are only counted."""
+
+METHODS = {"sign": "exact sign test on the rows where two teachers differ", "hoeffding": "Hoeffding's bound"}
 
 
 def section(files: RunFiles) -> dict[str, object]:
@@ -21,13 +26,36 @@ def section(files: RunFiles) -> dict[str, object]:
         if cells:
             tables.append(_table(caption, by, cells))
     orders = [(context, card.orders[context]) for context in card.orders]
+    undecided = [test for test in card.tests if test.decision == "undecided"]
     return {
         "tables": tables,
         "orders": [(context, pairs) for context, pairs in orders if pairs],
         "without": [context for context, pairs in orders if not pairs],
+        "n_tests": len(card.tests),
+        "n_undecided": len(undecided),
+        "undecided": _undecided(undecided) if 0 < len(undecided) <= MOST_UNDECIDED else None,
+        "methods": " and ".join(METHODS.get(name, name) for name in dict.fromkeys(test.test for test in card.tests)),
         "has_undeclared": any(cell.safety and not cell.n_critical for cell in card.cells),
         "confidence": text.percent(card.confidence, 0),
     }
+
+
+def _undecided(tests: list[PairTest]) -> Table:
+    head = ("Context", "Teachers", "rows", "better", "worse", "gap", "p-value", "needed")
+    rows = [
+        (
+            Shown(test.context),
+            Shown(f"{test.safer}, {test.less_safe}"),
+            Shown(text.count(test.n)),
+            Shown(text.count(test.wins)),
+            Shown(text.count(test.losses)),
+            Shown(text.percent(test.gap)),
+            Shown(text.number(test.p_value)),
+            Shown(text.number(test.level)),
+        )
+        for test in tests
+    ]
+    return Table("Undecided pairs", head, tuple(rows), n_text=2)
 
 
 def _key(by: str, name: str | None) -> tuple[str | None, str | None]:
