@@ -1,11 +1,11 @@
 """Which weights a box allows, and which weights a product of boxed scales can reach. Plain numbers, no tensors."""
 
-import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from mashbill.weights.arrangement import Entries, least_sum
 from mashbill.weights.shares import Number
 
 _SLACK = 1e-9  # K * (1/K) need not be 1 in floating point
@@ -58,9 +58,11 @@ def composed_bounds(ranges: Sequence[tuple[Number, Number]], *, n_teachers: int)
 
     The weight is linear-fractional in each scale, so its extremes are at vertices: at most one entry strictly between
     the bounds. The least weight has every scale at its low end there and the others sorted alike (rearrangement). The
-    largest has every scale at its high end and the others arranged for the least sum of products. Up to two scales
-    whose ``w_max`` binds are sorted against each other; more are solved by dynamic programming over positions, with
-    ``O(prod_s n_s)`` states for ``n_s <= 1/w_max`` entries at the top.
+    largest has every scale at its high end and the others arranged for the least sum of products, exactly
+    (:mod:`mashbill.weights.arrangement`).
+
+    Cost, whatever ``K``: polynomial if the scales whose ``w_max`` binds are alike; else about ``S!`` for ``S`` such
+    scales that differ (4: .01 s, 5: .3 s; the problem is NP-hard in ``S``).
 
     Args:
         ranges: ``(w_min, w_max)`` of each scale.
@@ -81,54 +83,107 @@ def composed_bounds(ranges: Sequence[tuple[Number, Number]], *, n_teachers: int)
     boxes = [effective_bounds(n_teachers, w_min=low, w_max=high) for low, high in ranges]
     if n_teachers == 1:
         return 1.0, 1.0
-    lows, highs = math.prod(low for low, _ in boxes), math.prod(high for _, high in boxes)
-    largest_rest = np.prod([_vertex(n_teachers - 1, 1 - low, low, high) for low, high in boxes], axis=0).sum()
-    least_rest = _least_sum([_vertex(n_teachers - 1, 1 - high, low, high) for low, high in boxes])
-    return lows / (lows + float(largest_rest)), highs / (highs + least_rest)
+    others = n_teachers - 1
+    # Everything in units of the weight in question, so that products of many scales stay in range.
+    least = [Entries.of_vertex(others, (1 - high) / high, low / high, 1.0) for low, high in boxes]
+    highest = 1 / (1 + least_sum(least, others))
+    if any(low <= 0 for low, _ in boxes):
+        return 0.0, highest
+    largest = [Entries.of_vertex(others, (1 - low) / low, 1.0, high / low).descending(others) for low, high in boxes]
+    return 1 / (1 + float(np.prod(largest, axis=0).sum())), highest
 
 
-def _vertex(n: int, total: float, low: float, high: float) -> np.ndarray:
-    """Return the vertex of ``{sum = total, low <= b <= high}`` in ``n`` dimensions, largest entry first."""
-    entries, left = np.full(n, low), total - n * low
-    for i in range(n):
-        step = min(max(left, 0.0), high - low)
-        entries[i] += step
-        left -= step
-    return entries
+def scale_bounds(w_min: Number, w_max: Number | None = None, *, n_teachers: int, n_scales: int) -> tuple[float, float]:
+    """Return the bounds to give every scale so that the product of ``n_scales`` keeps ``[w_min, w_max]``.
+
+    The inverse of :func:`composed_bounds`: the widest box, of those that shrink the target box towards uniform
+    (``1/K + t (w - 1/K)`` with one ``t`` for both bounds), whose product stays inside the target.
+
+    If ``w_max`` does not bind, ``low = 1/(K - 1 + r^(1/S))`` with ``r = (1 - (K-1) w_min)/w_min``, and the product
+    reaches both bounds. If it does, boxes are nested in ``t`` and so are the ranges of their products; bisection on
+    ``t`` therefore ends at two neighbouring floating-point numbers, of which the inner is returned. The product then
+    reaches at least one of the bounds.
+
+    Args:
+        w_min: Least weight of the product.
+        w_max: Largest weight of the product; 1 if None.
+        n_teachers: ``K``.
+        n_scales: ``S``, how many scales are multiplied.
+
+    Raises:
+        ValueError: The target is empty for ``K``, or ``n_scales`` is not positive.
+
+    Source:
+        Inverts the correction of arXiv 2601.17910, Theorem IV.2 (2). For ``K = 2``: ``1/(1 + ((1-w)/w)^(1/S))``.
+
+    >>> low, high = scale_bounds(0.2, n_teachers=2, n_scales=3)
+    >>> round(low, 8), round(high, 8)
+    (0.38648821, 0.61351179)
+    """
+    low, high = effective_bounds(n_teachers, w_min=w_min, w_max=1.0 if w_max is None else w_max)
+    if n_scales < 1:
+        raise ValueError(f"n_scales={n_scales!r} must be at least 1")
+    if n_scales == 1 or n_teachers == 1 or low == high:
+        return low, high
+    even, others = 1 / n_teachers, n_teachers - 1
+    if high >= 1 - others * low:
+        narrow = 0.0 if low <= 0 else 1 / (others + ((1 - others * low) / low) ** (1 / n_scales))
+        return narrow, 1 - others * narrow
+
+    def shrunk(t: float) -> tuple[float, float]:
+        return even + t * (low - even), even + t * (high - even)
+
+    inside, outside = 0.0, 1.0
+    while inside < (t := (inside + outside) / 2) < outside:
+        least, largest = composed_bounds([shrunk(t)] * n_scales, n_teachers=n_teachers)
+        inside, outside = (t, outside) if low <= least and largest <= high else (inside, t)
+    return shrunk(inside)
 
 
-def _least_sum(scales: list[np.ndarray]) -> float:
-    """Return the least ``sum_j prod_s b_sj`` over rearrangements of each scale's entries."""
-    # A constant scale has nothing to arrange.
-    factor = math.prod(float(b[0]) for b in scales if np.ptp(b) == 0)
-    varied = [b for b in scales if np.ptp(b) > 0]
-    if not varied:
-        return factor * len(scales[0])
-    if len(varied) == 1:
-        return factor * float(varied[0].sum())
-    if len(varied) == 2:
-        return factor * float((varied[0] * varied[1][::-1]).sum())
-    return factor * _least_sum_by_states(varied)
+def exponent_sum(temperatures: Iterable[Number]) -> float:
+    """Return ``sum_s 1/T_s``; at most 1 certifies that ``prod_s w_s^(1/T_s)`` keeps a common lower bound.
+
+    See :func:`tempered_floor` for the bound.
+
+    >>> exponent_sum([3, 3, 3])
+    1.0
+    """
+    given = list(temperatures)
+    for temperature in given:
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperatures={given!r} must all be finite and positive")
+    return math.fsum(1 / temperature for temperature in given)
 
 
-def _least_sum_by_states(scales: list[np.ndarray]) -> float:
-    """Fill one position after another; the state counts how often each scale has used each value but its lowest."""
-    values = [np.unique(b)[::-1] for b in scales]  # largest first, at most three
-    counts = [[int((b == x).sum()) for x in v] for b, v in zip(scales, values, strict=True)]
-    used_axes = [(s, i) for s, v in enumerate(values) for i in range(len(v) - 1)]
-    axis_of = {key: axis for axis, key in enumerate(used_axes)}
-    least = np.full([counts[s][i] + 1 for s, i in used_axes], np.inf)
-    least[(0,) * least.ndim] = 0.0
-    choices = list(itertools.product(*(range(len(v)) for v in values)))
-    for _ in range(len(scales[0])):
-        following = np.full_like(least, np.inf)
-        for choice in choices:
-            cost = math.prod(float(v[i]) for v, i in zip(values, choice, strict=True))
-            source, target = [slice(None)] * least.ndim, [slice(None)] * least.ndim
-            for s, i in enumerate(choice):
-                if (s, i) in axis_of:
-                    source[axis_of[s, i]], target[axis_of[s, i]] = slice(None, -1), slice(1, None)
-            into = following[tuple(target)]
-            np.minimum(into, least[tuple(source)] + cost, out=into)
-        least = following
-    return float(least[(-1,) * least.ndim])
+def tempered_floor(w_min: Sequence[Number], *, temperatures: Sequence[Number], n_teachers: int) -> float:
+    """Return a certain lower bound of ``prod_s w_s^(1/T_s) / Z`` if ``A = sum_s 1/T_s <= 1``.
+
+    ``K^(A-1) prod_s w_min,s^(1/T_s)``, because ``Z <= K^(1-A)`` (Hölder). It is at least the least ``w_min,s``; for
+    equal ones and ``A = 1`` it is that number, and the product then also keeps ``1 - (K-1) w_min``. A ``w_max`` below
+    that is not kept without a guard.
+
+    Args:
+        w_min: Least weight of each scale.
+        temperatures: ``T_s`` of each scale.
+        n_teachers: ``K``.
+
+    Raises:
+        ValueError: ``A > 1``, so nothing is certified; a scale's ``w_min`` is infeasible for ``K``.
+
+    Source:
+        Repairs arXiv 2601.17910, Theorem IV.2 (2), whose product has all ``T_s = 1``.
+
+    >>> round(tempered_floor([0.1, 0.1, 0.1], temperatures=[3, 3, 3], n_teachers=4), 12)
+    0.1
+    """
+    if len(w_min) != len(temperatures):
+        raise ValueError(f"temperatures has {len(temperatures)} numbers for {len(w_min)} scales; give one each")
+    total = exponent_sum(temperatures)
+    if total > 1 + _SLACK:
+        raise ValueError(
+            f"temperatures={list(temperatures)!r} sum to 1/T = {total:.6g} > 1, which certifies no bound; raise them, "
+            "narrow the scales (scale_bounds) or guard the product"
+        )
+    lows = [effective_bounds(n_teachers, w_min=low, w_max=1.0)[0] for low in w_min]
+    powers = math.prod(low ** (1 / temperature) for low, temperature in zip(lows, temperatures, strict=True))
+    return powers * n_teachers ** (total - 1)

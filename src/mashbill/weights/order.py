@@ -18,6 +18,7 @@ from mashbill import numerics
 from mashbill.shapes import Float, Int, Tensor
 from mashbill.weights import isotonic, simplex
 from mashbill.weights.partial_order import Conflict, Merged, SafetyOrder, merge, order_of
+from mashbill.weights.relaxed_order import project_relaxed
 from mashbill.weights.shares import Number
 
 Metric = Literal["l2", "kl"]
@@ -172,4 +173,5 @@ __all__ = [
     "order_of",
     "project",
     "project_by",
+    "project_relaxed",
 ]
