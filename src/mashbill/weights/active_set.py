@@ -1,0 +1,164 @@
+"""Convex quadratic programs, exactly and a batch at a time, by the primal active-set method.
+
+:func:`descend` walks from a feasible point to the minimiser of ``w'Hw/2 + c'w`` subject to ``rows w >= floor`` and to
+equalities that the start satisfies. On each face it goes to the minimiser of the face, or to the first bound on the
+way; there it drops a bound that pushes the wrong way. Finitely many faces, each visited once: no step sizes, no
+convergence to a tolerance. ``H`` may be singular. Where bounds tie (a degenerate vertex), the least index goes first,
+which cannot cycle (Bland).
+
+Units: callers scale ``H`` and ``c`` so that their largest entry is about 1; the tolerances below are relative to that.
+"""
+
+from typing import NamedTuple
+
+import torch
+
+from mashbill.shapes import Bool, Float, Tensor
+
+ROUNDING = 4 * torch.finfo(torch.float64).eps
+"""Times ``K``: the curvature below which a direction is flat. A tenfold slope along a flat direction leads down: more
+than such a curvature could undo within a polytope of diameter ``sqrt(2)``."""
+WRONG = 1e-12
+"""How far below 0 a multiplier is negative."""
+SPANNED = 1e-9
+"""Least sine of an angle that is not taken for 0."""
+
+
+class Face(NamedTuple):
+    """The directions in which the working rows and equalities let a point move.
+
+    Attributes:
+        along: Projector onto them.
+        inverse: Inverse of the Hessian on the curved ones, 0 elsewhere.
+        flat: Projector onto those without curvature.
+        dual: From a slope that no free direction follows to the multipliers of the working rows.
+    """
+
+    along: Float[Tensor, "n K K"]
+    inverse: Float[Tensor, "n K K"]
+    flat: Float[Tensor, "n K K"]
+    dual: Float[Tensor, "n M K"]
+
+    def newton(self, slope: Float[Tensor, "n K"]) -> Float[Tensor, "n K"]:
+        """Return the step from a point with this slope to the minimiser over the curved directions."""
+        # Projected on both sides: the eigenvectors of small curvature lean out of the face by rounding.
+        return -times(self.along, times(self.inverse, times(self.along, slope)))
+
+
+def face(hessian: Float[Tensor, "n K K"], normal: Float[Tensor, "n M K"], fixed: Float[Tensor, "n K K"]) -> Face:
+    """Return the face on which ``normal w`` and ``fixed w`` stay what they are; rows of ``normal`` may be 0."""
+    left, size, right = torch.linalg.svd(torch.cat([fixed, normal], dim=-2), full_matrices=False)
+    is_free = (size < SPANNED).unsqueeze(-1)
+    along = right.mT @ (is_free * right)
+    dual = (left @ torch.where(is_free, 0, right / size.unsqueeze(-1).masked_fill(is_free, 1)))[:, fixed.shape[-1] :]
+    # Directions off the face get curvature 1: with 0 they would mix with the flat ones.
+    off = torch.eye(along.shape[-1], dtype=along.dtype, device=along.device) - along
+    curvature, basis = torch.linalg.eigh(along @ hessian @ along + off)
+    is_curved = curvature > ROUNDING * along.shape[-1]
+    inverse = (basis * torch.where(is_curved, 1 / curvature.masked_fill(~is_curved, 1), 0).unsqueeze(-2)) @ basis.mT
+    flat = (basis * ~is_curved.unsqueeze(-2)) @ basis.mT
+    return Face(along, inverse, flat, dual)
+
+
+def descend(
+    hessian: Float[Tensor, "n K K"],
+    linear: Float[Tensor, "n K"],
+    *,
+    rows: Float[Tensor, "M K"],
+    floor: Float[Tensor, " M"],
+    fixed: Float[Tensor, "n K K"],
+    start: Float[Tensor, "n K"],
+) -> tuple[Float[Tensor, "n K"], Bool[Tensor, "n M"]]:
+    """Return a minimiser, and the working set: independent rows that hold with equality and carry the multipliers.
+
+    Args:
+        hessian: Positive semidefinite, entries up to about 1.
+        linear: Bounded below on the feasible set, together with ``hessian``.
+        rows: Unit vectors.
+        floor: ``rows w >= floor``.
+        fixed: Projector onto the directions in which ``w`` must not move.
+        start: Feasible.
+
+    Raises:
+        ArithmeticError: More faces than ``50 (K + M)`` were visited, which exact arithmetic excludes.
+    """
+    w, slope = start.clone(), times(hessian, start) + linear
+    working = torch.zeros(len(w), len(rows), dtype=torch.bool, device=w.device)
+    live = torch.arange(len(w), device=w.device)
+    index = torch.arange(len(rows), device=w.device)
+    # Rows by what they add to the equalities: one that nearly follows from them must not pass for one that does.
+    within = torch.eye(w.shape[-1], dtype=w.dtype, device=w.device) - fixed
+    lean = rows @ within
+    share = lean.norm(dim=-1, keepdim=True)
+    unit, share = torch.where(share > SPANNED, lean / share.clamp_min(SPANNED), 0), share.squeeze(-1)
+    patience = 5 * (w.shape[-1] + len(rows))
+    for turn in range(10 * patience):
+        if len(live) == 0:
+            return w, working
+        here, held, pull = w[live], working[live], slope[live]
+        normal = unit[live] * held.unsqueeze(-1)
+        frame = face(hessian[live], normal, fixed[live])
+        step, reach = _direction(frame, pull)
+        room = (here @ rows.T - floor) / share[live].clamp_min(SPANNED)
+        until = _until(room, step, unit[live]).masked_fill(held, torch.inf)
+        nearest = until.amin(dim=-1)
+        is_blocked = nearest < reach
+        length = torch.minimum(nearest, reach).unsqueeze(-1)
+        here = here + length * step
+        first = torch.where(until <= nearest.unsqueeze(-1), index, len(rows)).amin(dim=-1)
+        # Only at the minimiser of a face do the multipliers say anything.
+        anew = times(hessian[live], here) + linear[live]
+        is_early = ~is_blocked & (times(frame.along, anew).abs().amax(dim=-1) > WRONG / 10) & (turn < patience)
+        push = torch.where(held, times(frame.dual, anew), 0)
+        is_wrong = (push < -WRONG) & ~(is_blocked | is_early).unsqueeze(-1)
+        worst = torch.where(is_wrong, push if turn < patience else index - len(rows), torch.inf)
+        dropped = worst.argmin(dim=-1)
+        is_dropped = is_wrong.any(dim=-1)
+        # What is left of the slope on the next face: a part, or what the dropped row held. Computing it anew from
+        # ``H w + c`` would bury a small one under the rounding of all that the held rows carry.
+        part = torch.where(reach.isinf().unsqueeze(-1), pull, (1 - length) * pull)
+        held_back = push.gather(-1, dropped.unsqueeze(-1)) * unit[live, dropped]
+        slope[live] = torch.where(is_blocked.unsqueeze(-1), part, torch.where(is_early.unsqueeze(-1), anew, held_back))
+        held = held | (is_blocked.unsqueeze(-1) & (index == first.unsqueeze(-1)))
+        w[live], working[live] = here, held & ~(is_dropped.unsqueeze(-1) & (index == dropped.unsqueeze(-1)))
+        live = live[is_blocked | is_early | is_dropped]
+    raise ArithmeticError(f"no minimiser after {10 * patience} faces; are the matrices finite and semidefinite?")
+
+
+def _direction(frame: Face, slope: Float[Tensor, "n K"]) -> tuple[Float[Tensor, "n K"], Float[Tensor, " n"]]:
+    """Return the step to the face's minimiser and 1, or a flat direction that leads down and infinity."""
+    newton, downhill = frame.newton(slope), -times(frame.along, times(frame.flat, slope))
+    length = downhill.norm(dim=-1, keepdim=True)
+    is_steep = length > 10 * ROUNDING * slope.shape[-1]
+    step = torch.where(is_steep, downhill / torch.where(is_steep, length, 1), newton)
+    return step, torch.where(is_steep.squeeze(-1), torch.inf, 1.0).to(slope.dtype)
+
+
+def polish(
+    w: Float[Tensor, "n K"],
+    slope: Float[Tensor, "n K"],
+    frame: Face,
+    *,
+    rows: Float[Tensor, "M K"],
+    floor: Float[Tensor, " M"],
+    working: Bool[Tensor, "n M"],
+) -> Float[Tensor, "n K"]:
+    """Take one Newton step on a face, no further than the other rows allow."""
+    step = frame.newton(slope)
+    room = w @ rows.T - floor
+    until = _until(room, step, rows.expand(len(w), -1, -1)).masked_fill(working, torch.inf)
+    return w + until.amin(dim=-1, keepdim=True).clamp_max(1) * step
+
+
+def _until(
+    room: Float[Tensor, "n M"], step: Float[Tensor, "n K"], rows: Float[Tensor, "n M K"]
+) -> Float[Tensor, "n M"]:
+    """Return how many steps each row allows; one to which the step is parallel allows any number."""
+    rate = times(rows, step)
+    is_ahead = rate < -SPANNED * step.norm(dim=-1, keepdim=True)
+    return torch.where(is_ahead, room.clamp_min(0) / torch.where(is_ahead, -rate, 1), torch.inf)
+
+
+def times(matrix: Float[Tensor, "n I J"], vector: Float[Tensor, "n J"]) -> Float[Tensor, "n I"]:
+    """Return ``matrix @ vector``, each of a batch."""
+    return (matrix @ vector.unsqueeze(-1)).squeeze(-1)
