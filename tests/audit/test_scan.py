@@ -42,7 +42,7 @@ def jumping(evidence: Evidence, /) -> torch.Tensor:
 
 
 def broken_by(rule: Callable[[Evidence], torch.Tensor]) -> set[str]:
-    return {finding.property for finding in scan(rule, n_worlds=100) if finding.is_broken}
+    return {finding.property for finding in scan(rule, n_worlds=50) if finding.is_broken}
 
 
 def test_a_rule_that_knows_no_order_breaks_nothing_else() -> None:
@@ -67,7 +67,7 @@ def test_a_lie_about_a_bound_is_found() -> None:
         return surer(evidence)
 
     boastful.declared = lambda k: Declared(0.9 / k, 1.0, None, "none", "hope")  # pyright: ignore[reportFunctionMemberAccess]
-    witness = {finding.property: finding.witness for finding in scan(boastful, n_worlds=100)}
+    witness = {finding.property: finding.witness for finding in scan(boastful, n_worlds=50)}
     assert "below the declared" in witness["bounded"]
 
 

@@ -39,6 +39,7 @@ class Finding:
     witness: str
 
 
+@torch.no_grad()
 def scan(rule: WeightOperator, *, stage: Stage | None = None, seed: int = 0, n_worlds: int = 300) -> list[Finding]:
     """Look for counter-examples to each property.
 
@@ -97,7 +98,8 @@ def _bounded(rule: WeightOperator, seen: _Seen) -> Finding:
         declared = _declared(rule, weights.shape[0])
         if float(weights.min()) < declared - 1e-9:
             return Finding("bounded", True, f"{_told(rule, world, weights)}, below the declared {declared:.3g}")
-    return Finding("bounded", False, f"at least {lowest:.3g} declared, {least:.3g} seen")
+    declared = f"at least {lowest:.3g} declared" if lowest > 0 else "none declared"
+    return Finding("bounded", False, f"{declared}, {least:.3g} seen")
 
 
 def _declared(rule: WeightOperator, n_teachers: int) -> float:
