@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from mashbill.distributions import Dense, Statistics, measure
-from mashbill.weights import published
+from mashbill.weights import conform, published
 from mashbill.weights.evidence import Evidence, WeightOperator
+from mashbill.weights.order import SafetyOrder
 from mashbill.weights.published import camkd, ebkd, kendall, mtkdrl, nemorl
 from mashbill.weights.published.camkd import CAMKD
 from mashbill.weights.published.rows import mean_of_entries, mean_over_positions
@@ -105,6 +106,17 @@ def test_what_a_rule_says_of_other_rows_and_of_the_student_is_so(sequences, name
     assert is_moved == promise.mixes_rows
     student_changed = replace(evidence, student_logprobs=other.given("student_logprobs"))
     assert (not torch.allclose(rule(student_changed)[:, :1], first, atol=1e-12)) == promise.reads_student
+
+
+@pytest.mark.parametrize("name", rules())
+def test_a_guard_repairs_the_bounds_and_keeps_what_else_is_declared(sequences, name: str) -> None:
+    rule = rules()[name]
+    guarded = conform(rule, bounds=(0.1, 0.6), order=SafetyOrder(3, ((0, 1),)))
+    weights, promise = guarded(sequences()).detach().exp(), guarded.declared(3)
+    assert 0.1 - 1e-12 <= float(weights.min()) <= float(weights.max()) <= 0.6 + 1e-12
+    assert bool((weights[0] >= weights[1] - 1e-12).all())
+    assert promise.lowest >= 0.1
+    assert (promise.reads_student, promise.mixes_rows) == (rule.declared(3).reads_student, rule.declared(3).mixes_rows)
 
 
 @pytest.mark.parametrize("name", ["camkd", "ebkd", "margin", "nemo ce"])

@@ -12,7 +12,7 @@ from mashbill.shapes import Float, LogWeights, Tensor
 from mashbill.weights.evidence import Declared, Evidence
 from mashbill.weights.shares import Number, require_all
 from mashbill.weights.simplex import log_normalise
-from mashbill.weights.token import softmax_range
+from mashbill.weights.softmax import softmax_range
 
 
 def released_weights(
