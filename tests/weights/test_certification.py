@@ -104,11 +104,14 @@ def test_the_stated_number_of_rows_certifies(gap, discordant) -> None:
 
 
 def test_orders_are_kept_for_each_context_and_may_differ() -> None:
-    n = rows_to_certify(1.0, n_contexts=3, discordant=1.0)
+    n = rows_to_certify(1.0, n_contexts=2, discordant=1.0)  # the third has no rows and costs nothing
     good, bad = np.ones(n), np.zeros(n)
     success = np.stack([np.concatenate([good, bad]), np.concatenate([bad, good])])
     found = compare(success, context=np.repeat([0, 2], n), n_contexts=3)
     assert pairs_of(found, 3) == {"c0": (("t0", "t1"),), "c1": (), "c2": (("t1", "t0"),)}
+    assert {each.level for each in found} == {(1 - 0.95) / 4}
+    fewer = compare(success[:, np.r_[1:n, n : 2 * n]], context=np.repeat([0, 2], [n - 1, n]), n_contexts=3)
+    assert [each.decision for each in fewer] == ["undecided", "undecided", "certified"]
     empty = found[1]
     assert (empty.n, empty.p_value, empty.gap, empty.decision) == (0, 1.0, 0.0, "undecided")
 

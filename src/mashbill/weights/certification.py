@@ -1,8 +1,8 @@
 """Which teacher is certainly safer: paired tests on rows that all teachers answered. Needs no torch.
 
-Each pair of teachers is tested in each context, in both directions, at the level ``delta / (K (K-1) D)``: all pairs
-that are certified are truly ordered, together, with probability at least ``1 - delta`` (Bonferroni). The rows of a
-context count as independent draws from it. Nothing is asymptotic.
+Each pair of teachers is tested in each of the ``D`` contexts that have rows, in both directions, at the level
+``delta / (K (K-1) D)``: all pairs that are certified are truly ordered, together, with probability at least
+``1 - delta`` (Bonferroni). The rows of a context count as independent draws from it. Nothing is asymptotic.
 
 **Sign test** (McNemar's, exact), for success of 0 or 1. Rows on which two teachers do alike say nothing about which is
 better. Of ``m`` others, a teacher that is not better wins each with probability at most 1/2, so ``P(Bin(m, 1/2) >=
@@ -114,7 +114,9 @@ def certify_orders(
         raise ValueError(f"confidence={confidence!r} must lie strictly between 0 and 1")
     if len(teachers) < 2:
         return ()
-    level = (1 - confidence) / _n_comparisons(len(teachers), len(contexts))
+    # How many rows a context has says nothing about who succeeds on them: the empty ones cost no confidence.
+    n_tested = len(np.unique(where[(where >= 0) & (where < len(contexts))]))
+    level = (1 - confidence) / _n_comparisons(len(teachers), max(1, n_tested))
     found: list[PairTest] = []
     for index, name in enumerate(contexts):
         found += _with_implied(_test_all(table[:, where == index], teachers, name, level, test))
@@ -157,7 +159,7 @@ def rows_to_certify(
         gap: Difference of the two means.
         confidence: ``1 - delta``.
         n_teachers: ``K``.
-        n_contexts: ``D``.
+        n_contexts: ``D``, those with rows.
         discordant: Share of rows on which the two teachers differ, at least ``gap``; None for Hoeffding's bound.
 
     Raises:
