@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -120,7 +122,7 @@ def test_the_fit_never_goes_up() -> None:
     each = [
         pools.hull_project(target, teachers, metric="kl", max_steps=steps, tolerance=0.0).distance for steps in range(9)
     ]
-    for before, after in zip(each, each[1:], strict=False):
+    for before, after in pairwise(each):
         assert float((after - before).max()) <= 1e-15 * 30
     assert float((each[0] - each[-1]).min()) > 0
 

@@ -5,13 +5,13 @@
 * right, ``argmin_q sum_k w_k D(p_k, q)``: the weighted mean, whatever ``phi`` is (Banerjee et al.);
 * left, ``argmin_q sum_k w_k D(q, p_k)`` on the simplex: ``grad phi(q) = sum_k w_k grad phi(p_k) + multiplier``.
 
-==================  ========================  ========================  ====================================
-``divergence``      ``phi``                   ``D(p, q)``               left centroid
-==================  ========================  ========================  ====================================
-``negentropy``      ``sum p log p``           ``KL(p || q)``            geometric mean, normalised
-``euclid``          ``sum p^2 / 2``           ``|p - q|^2 / 2``         weighted mean; the multiplier is 0
-``itakura_saito``   ``-sum log p``            ``sum p/q - log p/q - 1`` ``1/q = sum_k w_k/p_k + multiplier``
-==================  ========================  ========================  ====================================
+==================  ====================  ===========================  ====================================
+``divergence``      ``phi``               ``D(p, q)``                  left centroid
+==================  ====================  ===========================  ====================================
+``negentropy``      ``sum p log p``       ``KL(p || q)``               geometric mean, normalised
+``euclid``          ``sum p^2 / 2``       ``|p - q|^2 / 2``            weighted mean; the multiplier is 0
+``itakura_saito``   ``-sum log p``        ``sum (p/q - log p/q - 1)``  ``1/q = sum_k w_k/p_k + multiplier``
+==================  ====================  ===========================  ====================================
 """
 
 from typing import Any, Literal

@@ -37,8 +37,8 @@ def pool_for(divergence: Divergence, *, alpha: Number | None = None) -> Pool:
     ``alpha``                  ``(1 - sum p^a q^(1-a)) / (a (1 - a))``         :func:`power` with ``r = a``
     ``hellinger``              ``sum (sqrt p - sqrt q)^2``                     :func:`power` with ``r = 1/2``
     ``euclid``                 ``sum (p - q)^2 / 2``                           :func:`linear`
-    ``itakura_saito``          ``sum p/q - log p/q - 1``                       :func:`linear`
-    ``reverse_itakura_saito``  ``sum q/p - log q/p - 1``                       :func:`bregman`, left
+    ``itakura_saito``          ``sum (p/q - log p/q - 1)``                     :func:`linear`
+    ``reverse_itakura_saito``  ``sum (q/p - log q/p - 1)``                     :func:`bregman`, left
     =========================  ==============================================  ==========================
 
     The alpha-divergence of order 1 is forward KL, of order 0 reverse KL, of order 2 half of ``sum (p - q)^2 / q``, of

@@ -97,10 +97,9 @@ def hull_project(
     """
     if metric not in ("l2", "kl"):
         raise ValueError(f"metric={metric!r} must be 'l2' or 'kl'")
-    if target.numel() and float(target.detach().amax()) > 1e-3:
-        raise ValueError(
-            f"target has a value of {float(target.amax()):.6g}, but must be log-probabilities; take the log"
-        )
+    largest = float(target.detach().amax()) if target.numel() else 0.0
+    if largest > 1e-3:
+        raise ValueError(f"target has a value of {largest:.6g}, but must be log-probabilities; take the log")
     effective_bounds(len(teachers), w_min=w_min, w_max=w_max)
     dtype = numerics.reduction_dtype(torch.promote_types(target.dtype, teachers.dtype))
     target, teachers = target.to(dtype), teachers.to(dtype)

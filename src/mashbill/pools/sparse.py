@@ -103,7 +103,7 @@ def _check_alike(teachers: Sequence[TopK], n_weights: int) -> None:
             )
 
 
-def _union(each: Sequence[Int[Tensor, "*batch S"]], n_entries: int) -> Int[Tensor, "*batch U"]:
+def _union(each: Sequence[Tensor], n_entries: int) -> Tensor:
     """Return every id once, ascending, ``-1`` in the slots left over."""
     ids = torch.cat(list(each), dim=-1).long()
     # Sorting twice: once to bring copies together, once to bring what is left of them to the end.
