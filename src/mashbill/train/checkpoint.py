@@ -26,6 +26,9 @@ from mashbill.train.durable import publish, sha256_of
 
 log = logging.getLogger(__name__)
 
+RULES = "weighting/"
+"""Begins the name of every tensor that a rule has learnt; no module's tensor has a slash in its name."""
+
 MODEL, OPTIMISER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
 
 
@@ -64,14 +67,14 @@ def capture(
     return Checkpoint(step, {**_trained(module), **_buffers(module), **(rules or {})}, kept, state)
 
 
-def restore_model(checkpoint: Checkpoint, module: nn.Module, *, rules: Mapping[str, Tensor] | None = None) -> None:
-    """Put a checkpoint's parameters and buffers into a model, and what was learnt into the rules that learn.
+def restore_model(checkpoint: Checkpoint, module: nn.Module) -> None:
+    """Put a checkpoint's parameters and buffers into a model.
 
     Raises:
         CorruptionError: Names or shapes are not the model's.
     """
-    own = {**_trained(module), **_buffers(module), **(rules or {})}
-    _require_same(own, checkpoint.model)
+    own = {**_trained(module), **_buffers(module)}
+    _require_same(own, {name: value for name, value in checkpoint.model.items() if not name.startswith(RULES)})
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(checkpoint.model[name])

@@ -20,7 +20,7 @@ from mashbill.progress import Progress, Silent
 from mashbill.shapes import Tensor
 from mashbill.train import checkpoint, recipe
 from mashbill.train.callbacks import NoReporter, Reporter
-from mashbill.train.learners import show, state_of
+from mashbill.train.learners import load_state, show, state_of
 from mashbill.train.optimiser import make_optimiser, optimiser_step
 from mashbill.train.records import RecordFile, Window, diagnostics
 from mashbill.train.sampler import Sampler, derived_seed
@@ -110,7 +110,8 @@ class Training:
 
     def resume(self, saved: checkpoint.Checkpoint) -> None:
         """Go back to where a checkpoint was taken."""
-        checkpoint.restore_model(saved, self.module, rules=state_of(self.lesson.operator))
+        checkpoint.restore_model(saved, self.module)
+        load_state(self.lesson.operator, saved.model)
         checkpoint.restore_optimiser(saved, self.module, self.optimiser)
         self.position = Position(**saved.state["position"])
         patience = self.job.train.early_stopping_patience
@@ -169,7 +170,8 @@ class Training:
         if self.job.train.early_stopping_patience is None or best is None or best == self.position.step:
             return
         found = checkpoint.read(self.job.checkpoints / f"step-{best:08d}")
-        checkpoint.restore_model(found, self.module, rules=state_of(self.lesson.operator))
+        checkpoint.restore_model(found, self.module)
+        load_state(self.lesson.operator, found.model)
         log.info("the student is that of step %d, which had the least evaluation loss", best)
 
     def save(self) -> None:

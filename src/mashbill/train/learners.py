@@ -11,6 +11,7 @@ import torch
 
 from mashbill.losses.diagnostics import diagnose
 from mashbill.shapes import Tensor
+from mashbill.train.checkpoint import RULES
 from mashbill.train.step import Lesson, Outcome
 from mashbill.weights.evidence import Learner, Observation, WeightOperator
 
@@ -23,10 +24,19 @@ def learners_of(operator: WeightOperator) -> dict[str, Learner]:
 def state_of(operator: WeightOperator) -> dict[str, Tensor]:
     """Return the tensors that the rules learn, the rules' own and not copies, by name."""
     return {
-        f"weighting/{place}/{name}": tensor
+        f"{RULES}{place}/{name}": tensor
         for place, learner in learners_of(operator).items()
         for name, tensor in getattr(learner, "state_dict", dict)().items()
     }
+
+
+def load_state(operator: WeightOperator, saved: Mapping[str, Tensor]) -> None:
+    """Put back what the rules had learnt, out of everything that a checkpoint holds."""
+    for place, learner in learners_of(operator).items():
+        prefix = f"{RULES}{place}/"
+        own = {name.removeprefix(prefix): tensor for name, tensor in saved.items() if name.startswith(prefix)}
+        if hasattr(learner, "load_state_dict"):
+            learner.load_state_dict(own)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def show(lesson: Lesson, outcome: Outcome, *, step: int) -> None:
