@@ -29,6 +29,17 @@ def test_unanimity_of_the_left_itakura_saito_centroid() -> None:
     assert left(UNANIMOUS, EVEN).exp().tolist() == pytest.approx([0.689897949, 0.155051026, 0.155051026], abs=1e-9)
 
 
+def test_the_left_itakura_saito_centroid_of_two_teachers_by_hand() -> None:
+    """``1/q = (1.875, 4.761905, 12) + multiplier``; the multiplier from bisection of their sum."""
+    teachers = torch.tensor([[0.8, 0.15, 0.05], [0.4, 0.35, 0.25]], dtype=DOUBLE)
+    a = (0.5 / teachers).sum(0).tolist()
+    low, high = -min(a), 3.0
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if sum(1 / (x + middle) for x in a) > 1 else (low, middle)
+    assert left(teachers.log(), EVEN).exp().tolist() == pytest.approx([1 / (x + low) for x in a], abs=1e-12)
+
+
 @pytest.mark.parametrize(
     ("divergence", "side", "same"),
     [
