@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from mashbill.shapes import Bool, Float, Tensor
+from mashbill.shapes import Bool, Float, Int, Tensor
 
 ROUNDING = 4 * torch.finfo(torch.float64).eps
 """Times ``K``: the curvature below which a direction is flat. A tenfold slope along a flat direction leads down: more
@@ -24,6 +24,26 @@ SPANNED = 1e-9
 """Least sine of an angle that is not taken for 0."""
 
 
+class Rows(NamedTuple):
+    """Inequality rows, each by what it adds to the equalities: one that nearly follows from them must not look free.
+
+    Attributes:
+        unit: Unit vectors in the directions that the equalities leave; 0 for a row that follows from the equalities.
+        share: Length of that part of the row as it was given.
+    """
+
+    unit: Float[Tensor, "n M K"]
+    share: Float[Tensor, "n M"]
+
+    @classmethod
+    def leaning(cls, rows: Float[Tensor, "M K"], fixed: Float[Tensor, "n K K"]) -> "Rows":
+        """Split rows from the span of the equalities."""
+        lean = rows @ (torch.eye(rows.shape[-1], dtype=rows.dtype, device=rows.device) - fixed)
+        share = lean.norm(dim=-1).clamp_min(SPANNED)
+        is_new = (share > SPANNED).unsqueeze(-1)
+        return cls(torch.where(is_new, lean / share.unsqueeze(-1), 0), share)
+
+
 class Face(NamedTuple):
     """The directions in which the working rows and equalities let a point move.
 
@@ -31,33 +51,49 @@ class Face(NamedTuple):
         along: Projector onto them.
         inverse: Inverse of the Hessian on the curved ones, 0 elsewhere.
         flat: Projector onto those without curvature.
-        dual: From a slope that no free direction follows to the multipliers of the working rows.
+        span: Orthonormal columns that span the working rows, 0 after them.
+        factor: Upper triangular, of the working rows in those columns; the unit matrix after them.
+        slot: Row that each column stands for.
     """
 
     along: Float[Tensor, "n K K"]
     inverse: Float[Tensor, "n K K"]
     flat: Float[Tensor, "n K K"]
-    dual: Float[Tensor, "n M K"]
+    span: Float[Tensor, "n K C"]
+    factor: Float[Tensor, "n C C"]
+    slot: Int[Tensor, "n C"]
 
     def newton(self, slope: Float[Tensor, "n K"]) -> Float[Tensor, "n K"]:
         """Return the step from a point with this slope to the minimiser over the curved directions."""
         # Projected on both sides: the eigenvectors of small curvature lean out of the face by rounding.
         return -times(self.along, times(self.inverse, times(self.along, slope)))
 
+    def multipliers(self, slope: Float[Tensor, "n K"], working: Bool[Tensor, "n M"]) -> Float[Tensor, "n M"]:
+        """Return how hard each working row pushes back at the minimiser of the face; 0 for the others."""
+        found = torch.linalg.solve_triangular(self.factor, (self.span.mT @ slope.unsqueeze(-1)), upper=True)
+        return torch.zeros_like(slope[:, :1]).expand(working.shape).scatter(-1, self.slot, found.squeeze(-1)) * working
 
-def face(hessian: Float[Tensor, "n K K"], normal: Float[Tensor, "n M K"], fixed: Float[Tensor, "n K K"]) -> Face:
-    """Return the face on which ``normal w`` and ``fixed w`` stay what they are; rows of ``normal`` may be 0."""
-    left, size, right = torch.linalg.svd(torch.cat([fixed, normal], dim=-2), full_matrices=False)
-    is_free = (size < SPANNED).unsqueeze(-1)
-    along = right.mT @ (is_free * right)
-    dual = (left @ torch.where(is_free, 0, right / size.unsqueeze(-1).masked_fill(is_free, 1)))[:, fixed.shape[-1] :]
+
+def face(
+    hessian: Float[Tensor, "n K K"], rows: Rows, working: Bool[Tensor, "n M"], fixed: Float[Tensor, "n K K"]
+) -> Face:
+    """Return the face on which the working rows and ``fixed`` stay what they are; the rows are independent."""
+    unit = torch.eye(hessian.shape[-1], dtype=hessian.dtype, device=hessian.device)
+    is_held, slot = working.sort(dim=-1, descending=True, stable=True)
+    is_held, slot = is_held[:, : len(unit)].unsqueeze(-2), slot[:, : len(unit)]
+    columns = rows.unit.gather(1, slot.unsqueeze(-1).expand(-1, -1, len(unit))).mT * is_held
+    span, factor = torch.linalg.qr(columns)
+    span = span * is_held
+    factor = torch.where(is_held & is_held.mT, factor, torch.eye(factor.shape[-1]).to(factor))
+    along = unit - fixed - span @ span.mT
+    # On a single point nothing moves; what rounding leaves would look like a direction.
+    along = along * (torch.diagonal(along, dim1=-2, dim2=-1).sum(dim=-1) > 0.5)[:, None, None]
     # Directions off the face get curvature 1: with 0 they would mix with the flat ones.
-    off = torch.eye(along.shape[-1], dtype=along.dtype, device=along.device) - along
-    curvature, basis = torch.linalg.eigh(along @ hessian @ along + off)
-    is_curved = curvature > ROUNDING * along.shape[-1]
-    inverse = (basis * torch.where(is_curved, 1 / curvature.masked_fill(~is_curved, 1), 0).unsqueeze(-2)) @ basis.mT
-    flat = (basis * ~is_curved.unsqueeze(-2)) @ basis.mT
-    return Face(along, inverse, flat, dual)
+    curvature, basis = torch.linalg.eigh(along @ hessian @ along + (unit - along))
+    is_curved = (curvature > ROUNDING * len(unit)).unsqueeze(-2)
+    inverse = (basis * torch.where(is_curved, 1 / curvature.unsqueeze(-2).masked_fill(~is_curved, 1), 0)) @ basis.mT
+    flat = (basis * ~is_curved) @ basis.mT
+    return Face(along, inverse, flat, span, factor, slot)
 
 
 def descend(
@@ -86,21 +122,17 @@ def descend(
     working = torch.zeros(len(w), len(rows), dtype=torch.bool, device=w.device)
     live = torch.arange(len(w), device=w.device)
     index = torch.arange(len(rows), device=w.device)
-    # Rows by what they add to the equalities: one that nearly follows from them must not pass for one that does.
-    within = torch.eye(w.shape[-1], dtype=w.dtype, device=w.device) - fixed
-    lean = rows @ within
-    share = lean.norm(dim=-1, keepdim=True)
-    unit, share = torch.where(share > SPANNED, lean / share.clamp_min(SPANNED), 0), share.squeeze(-1)
+    leaning = Rows.leaning(rows, fixed)
     patience = 5 * (w.shape[-1] + len(rows))
     for turn in range(10 * patience):
         if len(live) == 0:
             return w, working
         here, held, pull = w[live], working[live], slope[live]
-        normal = unit[live] * held.unsqueeze(-1)
-        frame = face(hessian[live], normal, fixed[live])
+        frame = face(hessian[live], own := Rows(*(part[live] for part in leaning)), held, fixed[live])
         step, reach = _direction(frame, pull)
-        room = (here @ rows.T - floor) / share[live].clamp_min(SPANNED)
-        until = _until(room, step, unit[live]).masked_fill(held, torch.inf)
+        # A step that changes nothing points nowhere in particular; a row must not block it.
+        step = step * (step.norm(dim=-1, keepdim=True) > ROUNDING / 4 * here.norm(dim=-1, keepdim=True))
+        until = _until((here @ rows.T - floor) / own.share, step, own.unit).masked_fill(held, torch.inf)
         nearest = until.amin(dim=-1)
         is_blocked = nearest < reach
         length = torch.minimum(nearest, reach).unsqueeze(-1)
@@ -109,7 +141,7 @@ def descend(
         # Only at the minimiser of a face do the multipliers say anything.
         anew = times(hessian[live], here) + linear[live]
         is_early = ~is_blocked & (times(frame.along, anew).abs().amax(dim=-1) > WRONG / 10) & (turn < patience)
-        push = torch.where(held, times(frame.dual, anew), 0)
+        push = frame.multipliers(anew, held)
         is_wrong = (push < -WRONG) & ~(is_blocked | is_early).unsqueeze(-1)
         worst = torch.where(is_wrong, push if turn < patience else index - len(rows), torch.inf)
         dropped = worst.argmin(dim=-1)
@@ -117,7 +149,7 @@ def descend(
         # What is left of the slope on the next face: a part, or what the dropped row held. Computing it anew from
         # ``H w + c`` would bury a small one under the rounding of all that the held rows carry.
         part = torch.where(reach.isinf().unsqueeze(-1), pull, (1 - length) * pull)
-        held_back = push.gather(-1, dropped.unsqueeze(-1)) * unit[live, dropped]
+        held_back = push.gather(-1, dropped.unsqueeze(-1)) * leaning.unit[live, dropped]
         slope[live] = torch.where(is_blocked.unsqueeze(-1), part, torch.where(is_early.unsqueeze(-1), anew, held_back))
         held = held | (is_blocked.unsqueeze(-1) & (index == first.unsqueeze(-1)))
         w[live], working[live] = here, held & ~(is_dropped.unsqueeze(-1) & (index == dropped.unsqueeze(-1)))

@@ -226,7 +226,8 @@ def _solve(
     start = _interior(n_teachers, low, high, pairs, like=slope).expand(n, -1)
     w, working = active_set.descend(hessian, slope, rows=rows, floor=floor, fixed=total, start=start)
     # Directions that change neither the sum nor the objective: there, and only there, other minimisers lie.
-    flat = active_set.face(hessian, torch.zeros_like(rows[:0]).expand(n, 0, n_teachers), total).flat
+    leaning = active_set.Rows.leaning(rows, total)
+    flat = active_set.face(hessian, leaning, torch.zeros_like(working), total).flat
     is_open = torch.diagonal(flat, dim1=-2, dim2=-1).sum(dim=-1) > 0.5
     if bool(is_open.any()):
         some, still = is_open.nonzero()[:, 0], flat[is_open]
@@ -242,8 +243,8 @@ def _solve(
             fixed=fixed,
             start=w[some],
         )
-        working[some] = (w[some] @ rows.T - floor) < 1e-12
-    face = active_set.face(hessian, rows * working.unsqueeze(-1), total)
+        working[some] &= (w[some] @ rows.T - floor) < 1e-12
+    face = active_set.face(hessian, leaning, working, total)
     for _ in range(2):  # what rounding along the way has added up
         anew = active_set.times(hessian, w) + slope
         w = active_set.polish(w, anew, face, rows=rows, floor=floor, working=working)
