@@ -1,3 +1,4 @@
+import inspect
 import math
 
 import pytest
@@ -185,3 +186,31 @@ def test_half_precision_is_reduced_in_single(pool) -> None:
 def test_an_infinite_power_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^r=inf must be finite"):
         pools.power(APPENDIX_A.log(), EVEN, r=math.inf)
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "message"),
+    [
+        (pools.bregman, {"divergence": "burg"}, "divergence='burg' must be 'negentropy', 'itakura_saito' or 'euclid'"),
+        (pools.bregman, {"divergence": "euclid", "side": "middle"}, "side='middle' must be 'left' or 'right'"),
+        (
+            pools.pool_topk,
+            {"pool": "median"},
+            "pool='median' must be one of linear, log_linear, harmonic, or a function",
+        ),
+    ],
+)
+def test_unknown_names_are_refused(function, options, message) -> None:
+    # Without the suite's type check, which a user does not have and which would speak first.
+    with pytest.raises(ValueError, match=message):
+        inspect.unwrap(function)(APPENDIX_A.log(), EVEN, **options)
+
+
+def test_an_unknown_metric_is_refused() -> None:
+    with pytest.raises(ValueError, match="metric='cosine' must be 'l2' or 'kl'"):
+        inspect.unwrap(pools.hull_project)(APPENDIX_A[0].log(), APPENDIX_A.log(), metric="cosine")
+
+
+def test_a_divergence_without_a_pool_is_refused() -> None:
+    with pytest.raises(ValueError, match="divergence='total_variation' has no pool in closed form; there are forward_"):
+        inspect.unwrap(pools.pool_for)("total_variation")
