@@ -5,7 +5,15 @@ import random
 import numpy as np
 import pytest
 
-from mashbill.weights.bounds import check_box, composed_bounds, effective_bounds
+from mashbill.weights.arrangement import Entries, least_sum
+from mashbill.weights.bounds import (
+    check_box,
+    composed_bounds,
+    effective_bounds,
+    exponent_sum,
+    scale_bounds,
+    tempered_floor,
+)
 
 
 def test_effective_bounds_golden(golden) -> None:
@@ -83,22 +91,74 @@ def test_three_scales_whose_w_max_binds_are_those_of_all_vertices() -> None:
     assert composed_bounds(ranges, n_teachers=4) == pytest.approx(expected, rel=1e-9)
 
 
-def test_random_vertices_never_leave_the_composed_bounds() -> None:
-    draw = np.random.default_rng(0)
-    ranges = [(0.02, 0.25), (0.05, 0.2), (0.01, 0.3)]
-    low, high = composed_bounds(ranges, n_teachers=6)
-    seen = []
-    for _ in range(3000):
-        product = np.ones(6)
-        for box in ranges:
-            w, left = np.full(6, box[0]), 1 - 6 * box[0]
-            for k in draw.permutation(6):
-                step = min(left, box[1] - box[0])
-                w[k], left = w[k] + step, left - step
-            product *= w
-        seen += list(product / product.sum())
-    assert low <= min(seen) <= max(seen) <= high
-    assert max(seen) > 0.9 * high
+def random_vertices(draw: np.random.Generator, n_draws: int, n_teachers: int, low: float, high: float) -> np.ndarray:
+    """Vertices of the box simplex ``[n_draws, K]``: filled up in random orders."""
+    ranks = draw.permuted(np.tile(np.arange(n_teachers), (n_draws, 1)), axis=1)
+    return low + np.clip(1 - n_teachers * low - ranks * (high - low), 0, high - low)
+
+
+@pytest.mark.parametrize("n_scales", [2, 3, 4])
+@pytest.mark.parametrize("n_teachers", [2, 3, 5])
+def test_no_vertices_of_100_000_leave_the_composed_bounds(n_teachers, n_scales) -> None:
+    draw, reached, n_boxes = np.random.default_rng(n_scales), [], 10
+    for trial in range(n_boxes):
+        boxes = [
+            effective_bounds(
+                n_teachers, w_min=draw.uniform(0.01, 0.9) / n_teachers, w_max=draw.uniform(1.05, 1.95) / n_teachers
+            )
+            for _ in range(n_scales)
+        ]
+        boxes = [boxes[0]] * n_scales if trial % 2 else boxes
+        low, high = composed_bounds(boxes, n_teachers=n_teachers)
+        product = np.prod([random_vertices(draw, 10_000, n_teachers, *box) for box in boxes], axis=0)
+        w = product / product.sum(axis=1, keepdims=True)
+        assert low * (1 - 1e-12) <= w.min()
+        assert w.max() <= high * (1 + 1e-12)
+        reached.append(np.isclose(w.min(), low, rtol=1e-9) and np.isclose(w.max(), high, rtol=1e-9))
+    # Where there are few vertices, some draw is the extreme one.
+    assert n_teachers == 5 or all(reached)
+
+
+def least_sum_of_all_arrangements(scales: list[np.ndarray]) -> float:
+    first, *others = scales
+    every = [{tuple(p) for p in itertools.permutations(b)} for b in others]
+    return min(float(np.prod([first, *choice], axis=0).sum()) for choice in itertools.product(*every))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_least_sum_is_that_of_all_arrangements(seed) -> None:
+    draw = random.Random(seed)
+    n, n_scales = draw.choice([(2, 5), (3, 4), (4, 3), (5, 3), (6, 2)])
+    scales = []
+    for _ in range(n_scales):
+        n_top, middle = draw.randint(0, n), draw.choice([None, 0.3])
+        low = draw.choice([0.0, 0.01, 0.2])
+        scales.append(Entries(draw.choice([0.5, 0.7]), min(n_top, n - (middle is not None)), middle, low))
+    if seed % 3 == 0:
+        scales = [scales[0]] * n_scales
+    expected = least_sum_of_all_arrangements([b.descending(n) for b in scales])
+    assert least_sum(scales, n) == pytest.approx(expected, rel=1e-12, abs=1e-30)
+
+
+def test_alike_and_different_scales_agree() -> None:
+    ranges = [(0.05, 0.31)] * 3
+    nudged = [(0.05, 0.31), (0.05, 0.31 + 1e-9), (0.05, 0.31 - 1e-9)]
+    for n_teachers in (4, 5, 9):
+        alike, different = (composed_bounds(boxes, n_teachers=n_teachers) for boxes in (ranges, nudged))
+        assert alike == pytest.approx(different, rel=1e-6)
+
+
+def test_many_scales_and_many_teachers() -> None:
+    low, high = composed_bounds([(0.005, 0.05), (0.001, 0.04), (0.002, 0.03), (0.0, 0.1)], n_teachers=64)
+    assert low == 0
+    assert 0.5 < high < 1
+    narrow = composed_bounds([(0.01, 0.02)] * 8, n_teachers=64)
+    assert narrow[0] < 0.01 < 0.02 < narrow[1] < 0.2
+
+
+def test_a_lower_bound_of_zero_may_be_written_without_a_point() -> None:
+    assert composed_bounds([(0, 0.6)] * 2, n_teachers=3) == composed_bounds([(0.0, 0.6)] * 2, n_teachers=3)
+    assert composed_bounds([(0, 0.6)] * 2, n_teachers=3) == pytest.approx(by_brute_force([(0.0, 0.6)] * 2, 3))
 
 
 def test_the_formula_without_a_binding_upper_bound() -> None:
@@ -120,3 +180,65 @@ def test_one_scale_one_teacher_and_no_scale() -> None:
 def test_composed_bounds_refuse_an_empty_scale() -> None:
     with pytest.raises(ValueError, match="too large for 3 teachers"):
         composed_bounds([(0.1, 0.5), (0.4, 0.5)], n_teachers=3)
+
+
+def test_the_inverse_design_for_two_teachers() -> None:
+    low, high = scale_bounds(0.2, n_teachers=2, n_scales=3)
+    assert low == pytest.approx(0.38648821, abs=5e-9)
+    assert (low, high) == pytest.approx((1 / (1 + 4 ** (1 / 3)), 1 - low), rel=1e-15)
+
+
+@pytest.mark.parametrize("n_teachers", [2, 3, 5, 64])
+@pytest.mark.parametrize("n_scales", [1, 2, 3, 5])
+def test_a_product_of_designed_scales_reaches_the_target_and_stays_inside(n_teachers, n_scales) -> None:
+    w_min = 0.3 / n_teachers
+    found = scale_bounds(w_min, n_teachers=n_teachers, n_scales=n_scales)
+    product = composed_bounds([found] * n_scales, n_teachers=n_teachers)
+    assert product == pytest.approx((w_min, 1 - (n_teachers - 1) * w_min), rel=1e-12)
+    for w_max in (1.2 / n_teachers, 1.7 / n_teachers):
+        target = effective_bounds(n_teachers, w_min=w_min, w_max=w_max)
+        found = scale_bounds(w_min, w_max, n_teachers=n_teachers, n_scales=n_scales)
+        low, high = composed_bounds([found] * n_scales, n_teachers=n_teachers)
+        assert target[0] * (1 - 1e-12) <= low <= high <= target[1] * (1 + 1e-12)
+        assert low == pytest.approx(target[0], rel=1e-12) or high == pytest.approx(target[1], rel=1e-12)
+        # A wider box of the same shape leaves the target.
+        even = 1 / n_teachers
+        wider = [(even + (1 + 1e-9) * (found[0] - even), even + (1 + 1e-9) * (found[1] - even))] * n_scales
+        outside = composed_bounds(wider, n_teachers=n_teachers)
+        assert n_scales == 1 or outside[0] < target[0] or outside[1] > target[1]
+
+
+def test_designs_at_the_edge() -> None:
+    assert scale_bounds(0.0, n_teachers=3, n_scales=2) == (0.0, 1.0)
+    assert scale_bounds(0.25, 0.25, n_teachers=4, n_scales=3) == (0.25, 0.25)
+    assert scale_bounds(0.3, n_teachers=1, n_scales=4) == (1.0, 1.0)
+    with pytest.raises(ValueError, match="n_scales=0 must be at least 1"):
+        scale_bounds(0.1, n_teachers=3, n_scales=0)
+    with pytest.raises(ValueError, match=r"w_min=0\.4 is too large for 3 teachers"):
+        scale_bounds(0.4, n_teachers=3, n_scales=2)
+
+
+def test_tempered_products_stay_above_the_floor_and_reach_it() -> None:
+    draw, n_teachers = np.random.default_rng(0), 3
+    for lows, temperatures in (([0.1] * 3, [3] * 3), ([0.05, 0.2], [2, 4]), ([0.1, 0.02, 0.2], [4, 4, 2.5])):
+        powers = np.zeros((20_000, n_teachers))
+        for low, temperature in zip(lows, temperatures, strict=True):
+            w = random_vertices(draw, 20_000, n_teachers, low, 1.0)
+            mixed = draw.dirichlet(np.ones(n_teachers), 20_000) * (1 - n_teachers * low) + low
+            powers += np.log(np.where(draw.random((20_000, 1)) < 0.5, w, mixed)) / temperature
+        products = np.exp(powers)
+        floor = tempered_floor(lows, temperatures=temperatures, n_teachers=n_teachers)
+        least = float((products / products.sum(axis=1, keepdims=True)).min())
+        assert min(lows) * (1 - 1e-12) <= floor <= least * (1 + 1e-12)
+    assert tempered_floor([0.1] * 3, temperatures=[3] * 3, n_teachers=3) == pytest.approx(0.1)
+
+
+def test_temperatures_that_certify_nothing_are_refused() -> None:
+    assert exponent_sum([1, 2, 4]) == 1.75
+    assert exponent_sum([7] * 7) <= 1 + 1e-15
+    with pytest.raises(ValueError, match=r"sum to 1/T = 3 > 1, which certifies no bound; .*scale_bounds"):
+        tempered_floor([0.1] * 3, temperatures=[1, 1, 1], n_teachers=3)
+    with pytest.raises(ValueError, match="must all be finite and positive"):
+        exponent_sum([1, 0])
+    with pytest.raises(ValueError, match="temperatures has 1 numbers for 2 scales"):
+        tempered_floor([0.1, 0.1], temperatures=[2], n_teachers=3)

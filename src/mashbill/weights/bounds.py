@@ -50,7 +50,7 @@ def effective_bounds(n_teachers: int, *, w_min: Number, w_max: Number) -> tuple[
         )
     others, even = n_teachers - 1, 1 / n_teachers
     low, high = max(w_min, 1 - others * w_max), min(w_max, 1 - others * w_min)
-    return min(low, even), max(high, even)
+    return float(min(low, even)), float(max(high, even))
 
 
 def composed_bounds(ranges: Sequence[tuple[Number, Number]], *, n_teachers: int) -> tuple[float, float]:
