@@ -29,9 +29,9 @@ IS, left            no       .689898   no        tested  no        no     no    
 
 "tested" is no proof: 4,000 random cases, with ``r = 1/2`` for the row between 0 and 1, did not break it. Under "range"
 is what a pool gives an entry on which both teachers say .6: teachers (.6, .1, .3) and (.6, .3, .1), equal weights.
-Under "monotone": teachers (.55, .44, .01) and (.5, .1, .4); the first thinks entry 0 likelier, and with its weight raised from .5 to .55 the
-entry falls from .657633 to .654226. Under "softens", entropy: teachers (1 - 1e-6, 1e-6) and (.1, .9) with weights
-(.45, .55); the linear pool has .6931, .6779 and .6548 nats at temperatures 1, 2 and 4.
+Under "monotone": teachers (.55, .44, .01) and (.5, .1, .4); the first thinks entry 0 likelier, and with its weight
+raised from .5 to .55 the entry falls from .657633 to .654226. Under "softens", entropy: teachers (1 - 1e-6, 1e-6) and
+(.1, .9) with weights (.45, .55); the linear pool has .6931, .6779 and .6548 nats at temperatures 1, 2 and 4.
 
 If the ratio of two teachers takes three values, no pool keeps both "hull" and "softens" but the two that copy one
 teacher. At a high temperature the hull of the softened teachers is the segment between their logs, so a pool that
