@@ -138,3 +138,15 @@ def test_empty_batches_pass() -> None:
     for safety in ([2.0, 1.0, 0.0], SafetyOrder(3, ((0, 1),)), SafetyOrder(3, (), ((0, 2),))):
         assert order.project(torch.zeros(0, 3), safety=safety).shape == (0, 3)
     assert order.project(torch.zeros(0, 20), safety=LADDER).shape == (0, 20)
+
+
+@pytest.mark.parametrize("safety", [[1, 2, 3, 4, 5, 6], SafetyOrder(6, ((0, 1), (0, 2), (3, 2)), ((4, 5),))])
+def test_no_value_is_looked_at_on_another_device(safety) -> None:
+    # The meta device has no values: whatever waits for one, or is made on the CPU, fails there.
+    w = torch.rand(4, 5, 6, device="meta")
+    which = torch.zeros(4, 5, dtype=torch.long, device="meta")
+    for metric in ("l2", "kl"):
+        assert order.project(w, safety=safety, w_min=0.1, metric=metric).device.type == "meta"
+        if isinstance(safety, SafetyOrder):
+            found = order.project_by(w, which, orders=[safety, safety], w_min=0.1, metric=metric)
+            assert found.shape == w.shape

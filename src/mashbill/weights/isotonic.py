@@ -188,9 +188,8 @@ def fit_by_cuts(
 
 def _breaks(values: Float[Tensor, "*batch n"], safer: Sequence[int]) -> Bool[Tensor, "*batch"]:
     """Return which rows have some element above one that is safer."""
-    n = values.shape[-1]
-    is_safer = torch.tensor([[bool(above >> j & 1) for j in range(n)] for above in safer], device=values.device)
-    least = [values[..., is_safer[i]].amin(dim=-1) if safer[i] else values[..., i] for i in range(n)]
+    above = [[j for j in range(len(safer)) if one >> j & 1] for one in safer]
+    least = [values[..., which].amin(dim=-1) if which else values[..., i] for i, which in enumerate(above)]
     return (values > torch.stack(least, dim=-1)).any(dim=-1)
 
 
