@@ -154,6 +154,18 @@ def sensitivity(w: Float[Tensor, "*batch K"], *, ridge: Number) -> Float[Tensor,
     return w.norm(dim=-1) / ridge
 
 
+def longest(n_teachers: int, *, w_min: Number, w_max: Number) -> float:
+    """Return the largest ``|w|_2`` in the box simplex, at a vertex: as many weights as possible at ``w_max``.
+
+    >>> round(longest(3, w_min=0.1, w_max=0.5), 4)
+    0.6481
+    """
+    low, high = effective_bounds(n_teachers, w_min=w_min, w_max=w_max)
+    left = max(1 - n_teachers * low, 0.0)
+    steps = [min(max(left - k * (high - low), 0.0), high - low) for k in range(n_teachers)]
+    return math.hypot(*(low + step for step in steps))
+
+
 def _problem(
     gram: Float[Tensor, "*batch K K"], ridge: Number, linear: Float[Tensor, "*#batch K"] | None
 ) -> tuple[Float[Tensor, "n K K"], Float[Tensor, "n K"]]:
@@ -270,4 +282,4 @@ def _semidefinite(hessian: Float[Tensor, "n K K"]) -> Float[Tensor, "n K K"]:
     return torch.where(is_indefinite, (basis * curvature.clamp_min(0).unsqueeze(-2)) @ basis.mT, hessian)
 
 
-__all__ = ["form", "kkt_residual", "minimise", "optimality_gap", "sensitivity"]
+__all__ = ["form", "kkt_residual", "longest", "minimise", "optimality_gap", "sensitivity"]

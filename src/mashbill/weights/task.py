@@ -1,13 +1,16 @@
-"""Rules at the task scale: how good each teacher is at the row's task, measured beforehand."""
+"""Rules at the task scale: how good each teacher is at the row's task, measured beforehand, or how much it has seen."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
+
+import torch
 
 from mashbill import numerics
-from mashbill.shapes import LogWeights
+from mashbill.shapes import LogWeights, Tensor
 from mashbill.weights.evidence import Declared, Evidence
-from mashbill.weights.shares import Number
+from mashbill.weights.shares import Number, in_order, require_known
 from mashbill.weights.simplex import log_normalise
 from mashbill.weights.token import softmax_range
 
@@ -96,6 +99,86 @@ class InverseLoss:
         source = "arXiv 2601.17910, Theorem V.2, family A: derivative of log(loss + epsilon)"
         score = 1 / self.epsilon
         return Declared(low, high, score / 2, "measured loss, sup", source, score_lipschitz=score)
+
+
+@dataclass(frozen=True)
+class DataVolume:
+    """Trust the teacher that has seen more of the task: ``w_k ~ n_k^exponent``, ``n_k`` its training examples.
+
+    Range: the least and largest of these weights, ratio ``(n_max / n_min)^exponent``. Lipschitz constant 0 in every
+    continuous input. Normalised and continuous; positive if no volume is 0; bounded by what is written; not ordered.
+
+    Attributes:
+        volumes: ``{teacher: examples}``, or ``{task: {teacher: examples}}``; not negative, one of each set positive. A
+            task that is left out counts all teachers alike.
+        exponent: 1 is proportional, 0 is uniform. Not negative.
+
+    Raises:
+        ValueError: An attribute is out of range. In a call: a name does not exist, or a teacher is left out.
+
+    Source:
+        arXiv 2601.17910, Theorem V.2, family C (task scale), Principle 2; the exponent is ours.
+
+    >>> round(DataVolume({"large": 9_000_000, "small": 1_000_000}, exponent=0.5).declared(2).highest, 4)
+    0.75
+    """
+
+    volumes: Mapping[str, Any]
+    exponent: Number = 1.0
+
+    scale: ClassVar[Literal["task"]] = "task"
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.exponent < math.inf:  # also catches NaN
+            raise ValueError(f"exponent={self.exponent!r} must be finite and not negative")
+        if not isinstance(self.volumes, Mapping) or not self.volumes:
+            raise ValueError(
+                f"volumes={self.volumes!r} must map teachers, or tasks and teachers, to numbers of examples"
+            )
+        for name, volumes in self._sets.items():
+            _require_volumes(volumes, argument=f"volumes[{name!r}]" if name else "volumes")
+
+    @property
+    def _sets(self) -> dict[str, Any]:
+        """Volumes by task; under ``""`` if there is one set for all."""
+        is_by_task = all(isinstance(value, Mapping) for value in self.volumes.values())
+        return dict(self.volumes) if is_by_task else {"": self.volumes}
+
+    def __call__(self, evidence: Evidence, /) -> LogWeights:
+        """Return log-weights ``[K B 1]``; a volume 0 gives ``LOG_ZERO``."""
+        sets, teachers = self._sets, evidence.teachers
+        index = torch.zeros_like(evidence.task) if "" in sets else evidence.task
+        names = ("",) if "" in sets else evidence.tasks
+        require_known(sets, names, argument="volumes", kind="task")
+        even = [1.0] * len(teachers)
+        rows = [in_order(sets[name], teachers, argument="volumes") if name in sets else even for name in names]
+        like = evidence.statistics.entropy
+        table = self._log_weights(rows).to(like.device, numerics.reduction_dtype(like.dtype))
+        return table[index.to(table.device)].T.unsqueeze(-1)
+
+    def declared(self, n_teachers: int) -> Declared:
+        """Return the promise: the weights themselves."""
+        rows = [list(map(float, volumes.values())) for volumes in self._sets.values()]
+        wrong = next((row for row in rows if len(row) != n_teachers), None)
+        if wrong is not None:
+            raise ValueError(f"volumes are of {len(wrong)} teachers, but n_teachers={n_teachers}; list each once")
+        weights = self._log_weights(rows).exp()
+        low, high = float(weights.min()), float(weights.max())
+        return Declared(low, high, 0.0, "any continuous input", "weights written down", score_lipschitz=0.0)
+
+    def _log_weights(self, rows: list[list[float]]) -> Tensor:
+        return log_normalise(self.exponent * numerics.log_of(torch.tensor(rows, dtype=torch.float64)), dim=-1)
+
+
+def _require_volumes(volumes: object, *, argument: str) -> None:
+    if not isinstance(volumes, Mapping) or not volumes:
+        raise ValueError(f"{argument}={volumes!r} must map each teacher id to its number of examples")
+    for name, volume in volumes.items():
+        if isinstance(volume, bool) or not isinstance(volume, int | float) or not 0 <= volume < math.inf:
+            raise ValueError(f"{argument}[{name!r}]={volume!r} must be a number of examples, not negative")
+    if not any(volumes.values()):
+        raise ValueError(f"{argument}={dict(volumes)!r} must hold a positive number; nobody has seen anything")
 
 
 def require_score_options(temperature: Number, measure: str) -> None:
