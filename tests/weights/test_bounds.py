@@ -1,3 +1,4 @@
+import functools
 import itertools
 import math
 import random
@@ -138,6 +139,51 @@ def test_the_least_sum_is_that_of_all_arrangements(seed) -> None:
         scales = [scales[0]] * n_scales
     expected = least_sum_of_all_arrangements([b.descending(n) for b in scales])
     assert least_sum(scales, n) == pytest.approx(expected, rel=1e-12, abs=1e-30)
+
+
+def least_sum_place_by_place(scales: list[Entries], n: int) -> float:
+    """Fill one place after another, in every way that is left."""
+    entries = [[(b.top, b.n_top), (b.middle or 0.0, int(b.middle is not None)), (b.low, n)] for b in scales]
+    n_low = [n - b.n_top - (b.middle is not None) for b in scales]
+
+    @functools.cache
+    def least(places: int, left: tuple[tuple[int, int, int], ...]) -> float:
+        if places == 0:
+            return 0.0
+        options = []
+        for choice in itertools.product(range(3), repeat=len(scales)):
+            rest = tuple(
+                tuple(count - (i == c) for i, count in enumerate(counts))
+                for c, counts in zip(choice, left, strict=True)
+            )
+            if min(map(min, rest)) >= 0:
+                product = math.prod(entry[c][0] for c, entry in zip(choice, entries, strict=True))
+                options.append(product + least(places - 1, rest))
+        return min(options)
+
+    start = ((entry[0][1], entry[1][1], low) for entry, low in zip(entries, n_low, strict=True))
+    return least(n, tuple(start))
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_the_least_sum_of_scales_that_differ_is_that_of_all_fillings(seed) -> None:
+    draw = random.Random(seed)
+    n_scales, n = draw.choice([(3, 7), (4, 4), (5, 3)])
+    scales = [
+        Entries(draw.choice([0.5, draw.uniform(0.2, 0.9)]), draw.randint(1, n - 1), None, draw.uniform(0.001, 0.2))
+        for _ in range(n_scales)
+    ]
+    if n_scales == 3:
+        middles = [draw.choice([None, 0.5 * (b.top + b.low)]) for b in scales]
+        scales = [Entries(b.top, b.n_top - (m is not None), m, b.low) for b, m in zip(scales, middles, strict=True)]
+    assert least_sum(scales, n) == pytest.approx(least_sum_place_by_place(scales, n), rel=1e-12)
+
+
+def test_families_with_a_choice_are_searched() -> None:
+    # Five scales whose stable families do not determine how many places each type has.
+    scales = [Entries(0.5, n_top, None, low) for n_top, low in ((1, 0.05), (3, 0.05), (1, 0.1), (1, 0.05), (3, 0.1))]
+    assert least_sum(scales, 4) == pytest.approx(0.0005625, rel=1e-12)
+    assert least_sum_place_by_place(scales, 4) == pytest.approx(0.0005625, rel=1e-12)
 
 
 def test_alike_and_different_scales_agree() -> None:
