@@ -3,9 +3,11 @@ from . import certification as certification
 from . import contraction as contraction
 from . import order as order
 from . import published as published
+from . import quadratic as quadratic
 from . import regret as regret
 from . import scorecard as scorecard
 from . import simplex as simplex
+from . import surgery as surgery
 from . import tracking as tracking
 from .arithmetic import Average as Average
 from .arithmetic import average as average
@@ -21,11 +23,15 @@ from .construction import Measured as Measured
 from .construction import from_scorecard as from_scorecard
 from .context import PartitionOfUnity as PartitionOfUnity
 from .context import RankedSafety as RankedSafety
+from .covariance import MinVariance as MinVariance
 from .evidence import Declared as Declared
 from .evidence import Evidence as Evidence
 from .evidence import WeightOperator as WeightOperator
 from .feedback import StudentFeedback as StudentFeedback
 from .gibbs import Gibbs as Gibbs
+from .gradient import MGDA as MGDA
+from .gradient import BoundedMGDA as BoundedMGDA
+from .gradient import GradientAlignment as GradientAlignment
 from .hybrid import Hybrid as Hybrid
 from .margin import Margin as Margin
 from .sequential import Bayes as Bayes
@@ -38,6 +44,7 @@ from .stability import UncertifiedError as UncertifiedError
 from .stability import fixed_point as fixed_point
 from .static import Static as Static
 from .static import Uniform as Uniform
+from .task import DataVolume as DataVolume
 from .task import InverseLoss as InverseLoss
 from .task import Performance as Performance
 from .token import EntropySoftmax as EntropySoftmax
@@ -47,3 +54,5 @@ from .token_classes import TokenClasses as TokenClasses
 from .token_classes import marginalise as marginalise
 from .token_classes import normaliser_bounds as normaliser_bounds
 from .tracked import Tracked as Tracked
+from .uncertainty import KendallOptimum as KendallOptimum
+from .uncertainty import kendall_raw as kendall_raw

@@ -115,7 +115,7 @@ def pcgrad(
     """Add gradients after removing from each what conflicts with the others (PCGrad).
 
     ``v_i = w_i g_i``; for every other ``j`` in turn, if ``<v_i, g_j> < 0`` then ``v_i -= <v_i, g_j> / |g_j|^2 g_j``.
-    The direction is ``sum_i v_i``, and it is the combination of the *unchanged* gradients with the coefficients returned:
+    The direction is ``sum_i v_i``; it is the combination of the *unchanged* gradients with the coefficients returned:
     for two in conflict ``c_i = w_i - w_j <g_i, g_j> / |g_i|^2``, not the weights that were asked for.
 
     Weighting and surgery commute for positive weights: a projection is linear in ``v_i`` and does not see how long
