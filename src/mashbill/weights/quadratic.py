@@ -11,7 +11,6 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from mashbill import numerics
 from mashbill.shapes import Float, Tensor
@@ -40,7 +39,7 @@ def minimise(
     Lipschitz, see :func:`sensitivity`.
 
     The gradient is that of the linear system on the active set: exact where no multiplier is 0, one-sided elsewhere;
-    directions without curvature carry none. It can be taken once.
+    directions without curvature carry none. It can be taken again.
 
     Args:
         gram: Symmetric, positive semidefinite; an asymmetric or indefinite one counts as the semidefinite part of its
@@ -75,7 +74,11 @@ def minimise(
     hessian, slope = _problem(gram, ridge, linear)
     if not bool((hessian.isfinite().all() & slope.isfinite().all()).item()):
         raise ValueError("gram and linear must be finite; a NaN or infinite gradient has no direction to mix")
-    flat: Any = _Minimiser.apply(hessian, slope, (low, high, _covers(order, n_teachers)))
+    with torch.no_grad():
+        scale = _scale(hessian, slope).unsqueeze(-1)
+        relative = _semidefinite(hessian / scale.unsqueeze(-1))
+        w, inverse = _solve(relative, slope / scale, low, high, _covers(order, n_teachers))
+    flat: Any = _Solution.apply(hessian, slope, w, inverse / scale.unsqueeze(-1))
     return flat.to(gram.device, dtype).reshape(gram.shape[:-1])
 
 
@@ -196,29 +199,26 @@ def _covers(order: SafetyOrder | None, n_teachers: int) -> tuple[tuple[int, int]
     return tuple(sorted(pairs - between))
 
 
-class _Minimiser(torch.autograd.Function):
-    """Solution of the program, with the derivative of the linear system on its active set."""
+class _Solution(torch.autograd.Function):
+    """A value ``x`` with ``dx = -inverse (dH x + dc)``, as the minimiser on its face has.
+
+    Backward needs ``m = -inverse g``, and ``dm = -inverse (dH m + dg)``: a value of the same kind, so derivatives of
+    any order follow.
+    """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        hessian: Float[Tensor, "n K K"],
-        slope: Float[Tensor, "n K"],
-        within: tuple[float, float, tuple[tuple[int, int], ...]],
-    ) -> Float[Tensor, "n K"]:
-        scale = _scale(hessian, slope)
-        w, inverse = _solve(_semidefinite(hessian / scale[:, None, None]), slope / scale[:, None], *within)
-        ctx.save_for_backward(w, inverse / scale[:, None, None])
-        return w
+    def forward(ctx: Any, *args: Tensor) -> Tensor:
+        hessian, _slope, value, inverse = args
+        found = value.clone()
+        ctx.save_for_backward(hessian, found, inverse)
+        return found
 
     @staticmethod
-    @once_differentiable  # torch leaves this decorator without types
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        # On the face, dw = -inverse (dH w + dc).
-        w, inverse = ctx.saved_tensors
-        moved = -active_set.times(inverse, grads[0])
-        outer = moved.unsqueeze(-1) * w.unsqueeze(-2)
-        return (outer + outer.mT) / 2, moved, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hessian, found, inverse = ctx.saved_tensors
+        moved: Any = _Solution.apply(hessian, grads[0], -active_set.times(inverse, grads[0].detach()), inverse)
+        outer = moved.unsqueeze(-1) * found.unsqueeze(-2)
+        return (outer + outer.mT) / 2, moved, None, None
 
 
 def _solve(
