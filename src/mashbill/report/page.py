@@ -9,10 +9,9 @@ Not covered: comparison across runs, and anything interactive beyond opening a t
 from pathlib import Path
 from typing import Any
 
-from jinja2 import DictLoader, Environment, StrictUndefined
-
 from mashbill.report import palette, records
 from mashbill.report.records import RunFiles
+from mashbill.report.rendering import environment, style
 from mashbill.report.sections import (
     arms,
     calibration,
@@ -29,13 +28,6 @@ from mashbill.train.durable import write_text
 
 MAX_ROWS = 120
 """Rows of a table that are shown; with a hundred contexts the page would outgrow its megabyte."""
-_FOLDER = Path(__file__).parent / "templates"
-# Read with the code that fills them: a run that lasts over an upgrade must not meet templates of another version.
-TEMPLATES = {
-    path.relative_to(_FOLDER).as_posix(): path.read_text(encoding="utf-8")
-    for path in sorted(_FOLDER.rglob("*"))
-    if path.is_file()
-}
 
 SECTIONS = (
     ("teaching", "Who taught what", teaching.section),
@@ -72,42 +64,22 @@ def write_report(run_dir: str | Path, *, output: str | Path | None = None) -> Pa
 
 def render(files: RunFiles) -> str:
     """Return the page of a run."""
-    environment = Environment(
-        loader=DictLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals |= {"n_colours": palette.N_COLOURS, "max_rows": MAX_ROWS}
-    return environment.get_template("page.html.j2").render(**_values(files))
+    engine = environment()
+    engine.globals |= {"n_colours": palette.N_COLOURS, "max_rows": MAX_ROWS}
+    return engine.get_template("page.html.j2").render(**_values(files))
 
 
 def _values(files: RunFiles) -> dict[str, Any]:
     return {
         "files": files,
         "run": files.run,
-        "style": _style(),
+        "style": style("style.css"),
         "teachers": list(enumerate(files.teachers)),
         "marks": [palette.mark(index) for index in range(len(files.teachers))],
         "summary": _summary(files),
         "verdicts": verdicts.section(files),
         "sections": [(name, heading, section(files)) for name, heading, section in SECTIONS],
     }
-
-
-def _style() -> str:
-    sheet = TEMPLATES["style.css"]
-    light, dark = palette.css_variables(palette.LIGHT), palette.css_variables(palette.DARK)
-    classes = (f".t{index}{{--c:var(--t{index})}}" for index in range(palette.N_COLOURS))
-    return "\n".join(
-        (
-            f":root{{color-scheme:light;{light}}}",
-            f"@media screen and (prefers-color-scheme:dark){{:root{{color-scheme:dark;{dark}}}}}",
-            *classes,
-            sheet,
-        )
-    )
 
 
 def _summary(files: RunFiles) -> str:
