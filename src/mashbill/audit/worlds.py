@@ -106,7 +106,7 @@ class World:
     def rows(self, index: Sequence[int]) -> "World":
         """Return some rows, as a batch of their own."""
         at = torch.tensor(list(index))
-        of_rows = {name: getattr(self, name)[at] for name in _BY_ROW}
+        of_rows = {name: getattr(self, name)[at] for name in BY_ROW}
         return replace(self, logits=self.logits[:, at], variance=self.variance[:, at], **of_rows)
 
     def permuted(self, permutation: Sequence[int]) -> "World":
@@ -137,4 +137,4 @@ class World:
         )
 
 
-_BY_ROW = ("student", "labels", "mask", "features", "task", "context", "route")
+BY_ROW = ("student", "labels", "mask", "features", "task", "context", "route")

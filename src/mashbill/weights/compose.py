@@ -8,7 +8,7 @@ What a finish repairs: normalisation, positivity, bounds, order. What it does no
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -19,7 +19,7 @@ from mashbill.weights import simplex
 from mashbill.weights.bounds import check_box
 from mashbill.weights.evidence import Declared, Evidence, WeightOperator
 from mashbill.weights.order import SafetyOrder
-from mashbill.weights.promises import Finish, Guard, composed, declared_of
+from mashbill.weights.promises import Finish, Guard, composed, declared_of, structure
 from mashbill.weights.shares import Number
 from mashbill.weights.static import Uniform
 
@@ -95,6 +95,10 @@ class Product:
             total = total + term
         return _finish(simplex.log_normalise(total, dim=0), evidence, self.order, self.bounds, self.guard)
 
+    def structure(self, n_teachers: int) -> dict[str, Any]:
+        """Return how the product is put together, for who checks its promise."""
+        return structure(self._promises(n_teachers), self._last, _plain(self.order))
+
     def declared(self, n_teachers: int) -> Declared:
         """Return the promise: exact composed or guarded range, and the Lipschitz constant if every rule has one.
 
@@ -104,10 +108,15 @@ class Product:
         Raises:
             ValueError: The bounds are infeasible for ``n_teachers``.
         """
-        parts = [(declared_of(rule, n_teachers), temperature) for _, rule, temperature in self.parts]
-        parts = parts or [(Uniform().declared(n_teachers), 1.0)]
-        finish = Finish(self.order is not None, self.bounds, self.guard)
-        return composed(parts, finish, n_teachers=n_teachers, source=self.certificate)
+        return composed(self._promises(n_teachers), self._last, n_teachers=n_teachers, source=self.certificate)
+
+    @property
+    def _last(self) -> Finish:
+        return Finish(self.order is not None, self.bounds, self.guard)
+
+    def _promises(self, n_teachers: int) -> list[tuple[Declared, Number]]:
+        parts: list[tuple[Declared, Number]] = [(declared_of(rule, n_teachers), t) for _, rule, t in self.parts]
+        return parts or [(Uniform().declared(n_teachers), 1.0)]
 
 
 @dataclass(frozen=True)
@@ -131,6 +140,11 @@ class Conformed:
         """Return log-weights ``[K B #T]``."""
         log_weights = simplex.log_normalise(_log_weights(self.rule, evidence, "conformed"), dim=0)
         return _finish(log_weights, evidence, self.order, self.bounds, self.guard)
+
+    def structure(self, n_teachers: int) -> dict[str, Any]:
+        """Return how the rule is finished, for who checks its promise."""
+        last = Finish(self.order is not None, self.bounds, self.guard)
+        return structure([(declared_of(self.rule, n_teachers), 1.0)], last, _plain(self.order))
 
     def declared(self, n_teachers: int) -> Declared:
         """Return the promise: the rule's range cut to the bounds, and its Lipschitz constant times the guard's."""
@@ -200,6 +214,10 @@ def conform(op: WeightOperator, *, bounds: Bounds, order: Order = None, guard: G
         ValueError: As :func:`product`.
     """
     return Conformed(op, bounds, order, guard)
+
+
+def _plain(order: Order) -> str | list[list[int]] | None:
+    return [list(pair) for pair in order.pairs] if isinstance(order, SafetyOrder) else order
 
 
 def _require_finish(order: Order, bounds: Bounds, guard: str) -> None:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from mashbill.weights.bounds import composed_bounds, effective_bounds
 from mashbill.weights.evidence import Declared, WeightOperator
@@ -57,6 +57,30 @@ def composed(parts: Sequence[tuple[Declared, Number]], finish: Finish, *, n_teac
         reads_student=any(part.reads_student for part, _ in parts),
         mixes_rows=any(part.mixes_rows for part, _ in parts),
     )
+
+
+def structure(parts: Sequence[tuple[Declared, Number]], finish: Finish, order: object) -> dict[str, Any]:
+    """Return how a composition is put together, as plain numbers that somebody else can compute with.
+
+    Args:
+        parts: Each scale's promise and temperature.
+        finish: Order and guard.
+        order: ``"scorecard"``, pairs of teacher indices, or None.
+    """
+    return {
+        "parts": [
+            {
+                "lowest": part.lowest,
+                "highest": part.highest,
+                "score_lipschitz": _score_lipschitz([(part, 1.0)]),
+                "temperature": float(temperature),
+            }
+            for part, temperature in parts
+        ],
+        "bounds": None if finish.bounds is None else [float(x) for x in finish.bounds],
+        "guard": finish.guard,
+        "ordered": order,
+    }
 
 
 def _product_range(parts: Sequence[tuple[Declared, Number]], n_teachers: int) -> tuple[float, float]:
