@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from mashbill.weights.task import InverseLoss, Performance
+from mashbill import numerics
+from mashbill.weights.task import DataVolume, InverseLoss, Performance
 
 DOUBLE = torch.float64
 TASKS = {"tasks": ("read", "write"), "task": torch.tensor([0, 1, 1, 0])}
@@ -72,12 +73,46 @@ def test_promises_survive_random_scores(rule, measure, top, random_evidence) -> 
     assert 0.3 * promise.lipschitz < float(ratio) <= promise.lipschitz + 1e-9
 
 
+def test_volume_counts_to_a_power(random_evidence) -> None:
+    volumes = {"t1": 1_000_000, "t0": 9e6}
+    for exponent, expected in [(1, [0.9, 0.1]), (0.5, [0.75, 0.25]), (0, [0.5, 0.5])]:
+        found = DataVolume(volumes, exponent=exponent)(random_evidence(2, 4))
+        assert found.shape == (2, 4, 1)
+        assert found.exp()[:, 2, 0].tolist() == pytest.approx(expected, abs=1e-12)
+    promise = DataVolume(volumes).declared(2)
+    assert (promise.lowest, promise.highest, promise.lipschitz) == (pytest.approx(0.1), pytest.approx(0.9), 0.0)
+    huge = DataVolume({"t0": 1e300, "t1": 1e299}, exponent=10)(random_evidence(2, 1))
+    assert huge.exp()[:, 0, 0].tolist() == pytest.approx([1, 1e-10], rel=1e-6)
+
+
+def test_volumes_by_task(random_evidence) -> None:
+    rule = DataVolume({"read": {"t0": 1, "t1": 3}})
+    found = rule(random_evidence(2, 4, 3, **TASKS)).exp()[..., 0]
+    assert found.T.tolist() == [pytest.approx(w) for w in ([0.25, 0.75], [0.5, 0.5], [0.5, 0.5], [0.25, 0.75])]
+    with pytest.raises(ValueError, match="volumes names task 'speak', which does not exist"):
+        DataVolume({"speak": {"t0": 1, "t1": 3}})(random_evidence(2, 4, 3, **TASKS))
+    with pytest.raises(ValueError, match="volumes says nothing about teacher 't1'"):
+        DataVolume({"t0": 1})(random_evidence(2, 4))
+
+
+def test_a_teacher_that_has_seen_nothing_counts_nothing(random_evidence) -> None:
+    found = DataVolume({"t0": 5, "t1": 0})(random_evidence(2, 1, dtype=torch.float32))
+    assert found[:, 0, 0].tolist() == [0.0, numerics.LOG_ZERO]
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
         (lambda: Performance(temperature=0.0), r"temperature=0\.0 must be finite and positive"),
         (lambda: Performance(measure="loss"), r"measure='loss' must be one of accuracy, safety: .*InverseLoss"),
         (lambda: InverseLoss(epsilon=-1.0), r"epsilon=-1\.0 must be positive"),
+        (lambda: DataVolume({"a": 1}, exponent=-1), r"exponent=-1 must be finite and not negative"),
+        (lambda: DataVolume({}), r"volumes=\{\} must map"),
+        (lambda: DataVolume({"a": -1}), r"volumes\['a'\]=-1 must be a number of examples"),
+        (lambda: DataVolume({"x": {"a": True}}), r"volumes\['x'\]\['a'\]=True must be a number of examples"),
+        (lambda: DataVolume({"x": {"a": 1}, "y": {}}), r"volumes\['y'\]=\{\} must map each teacher"),
+        (lambda: DataVolume({"a": 0, "b": 0}), r"volumes=\{'a': 0, 'b': 0\} must hold a positive number"),
+        (lambda: DataVolume({"a": 1}).declared(2), r"volumes are of 1 teachers, but n_teachers=2"),
     ],
 )
 def test_bad_options_are_refused(make, said) -> None:

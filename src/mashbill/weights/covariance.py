@@ -68,9 +68,11 @@ class MinVariance:
 
     def __call__(self, evidence: Evidence, /) -> LogWeights:
         """Return log-weights ``[K B 1]``; a weight 0 gives ``LOG_ZERO``."""
-        like = numerics.widen(evidence.statistics.entropy[:0])
-        log_weights = log_normalise(numerics.log_of(torch.tensor(self._weights(evidence.teachers)).to(like)), dim=0)
-        return log_weights.reshape(-1, 1, 1).expand(-1, evidence.statistics.entropy.shape[1], 1)
+        entropy = evidence.statistics.entropy
+        weights = torch.tensor(self._weights(evidence.teachers), dtype=torch.float64)
+        log_weights = log_normalise(numerics.log_of(weights), dim=0)
+        log_weights = log_weights.to(entropy.device, numerics.reduction_dtype(entropy.dtype))
+        return log_weights.reshape(-1, 1, 1).expand(-1, entropy.shape[1], 1)
 
     def declared(self, n_teachers: int) -> Declared:
         """Return the promise: the weights themselves."""
