@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import mashbill
-from mashbill.cli import distill, doctor, export, init, report, scorecard, validate
+from mashbill.cli import audit, distill, doctor, export, init, report, scorecard, validate
 from mashbill.cli.reply import Reply, show, show_error
 from mashbill.errors import MashbillError
 
@@ -33,6 +33,7 @@ COMMANDS = (
     distill.distill,
     report.report,
     export.export,
+    audit.audit,
 )
 for _command in COMMANDS:
     app.command(epilog=EVERYWHERE)(_command)

@@ -1,0 +1,12 @@
+from . import independence as independence
+from .axioms import AXIOMS as AXIOMS
+from .axioms import Axiom as Axiom
+from .axioms import require_axiom as require_axiom
+from .check import check as check
+from .decorator import parametrize_with_axioms as parametrize_with_axioms
+from .moods import Stage as Stage
+from .replaying import replay as replay
+from .verdicts import Certificate as Certificate
+from .verdicts import CheckResult as CheckResult
+from .verdicts import Witness as Witness
+from .worlds import World as World
