@@ -7,6 +7,8 @@ can be moved, cut, and permuted.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -65,7 +67,13 @@ class World:
         return len(self.teachers)
 
     def evidence(self) -> Evidence:
-        """Return all that a rule may look at; every optional field is there."""
+        """Return all that a rule may look at; every optional field is there, and nobody else has the same tensors."""
+        found = self._evidence
+        own = {f.name: _copied(getattr(found, f.name)) for f in fields(found)}
+        return Evidence(**own)
+
+    @cached_property
+    def _evidence(self) -> Evidence:
         labels = torch.where(self.mask, self.labels, -100)
         each = [Dense.from_logits(logits) for logits in self.logits]
         student = numerics.log_softmax(self.student)
@@ -138,3 +146,14 @@ class World:
 
 
 BY_ROW = ("student", "labels", "mask", "features", "task", "context", "route")
+
+
+def _copied(value: Any) -> Any:
+    """Return a value whose tensors are copies, with their gradient's history if they have one."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, Statistics):
+        return Statistics(**{f.name: getattr(value, f.name).clone() for f in fields(value)})
+    if isinstance(value, Mapping):
+        return {name: _copied(inner) for name, inner in value.items()}
+    return value

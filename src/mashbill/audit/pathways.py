@@ -1,0 +1,93 @@
+"""Looking for jumps along paths between two situations, with all points of a path in one batch."""
+
+from dataclasses import replace
+
+import torch
+
+from mashbill.audit.situations import Case
+from mashbill.audit.violations import JUMP, declared_by, weights_of
+from mashbill.audit.worlds import BY_ROW, CONTINUOUS, World
+from mashbill.shapes import Float, Int, Tensor
+from mashbill.weights.evidence import WeightOperator, needs_of
+
+RESOLUTION = 1e-12
+"""Share of a path at which the search ends; a slope of 1e6 changes a weight by 1e-6 over it."""
+N_SUSPECTS = 4
+N_ZOOM = 33
+
+
+def find_jump(rule: WeightOperator, here: World, there: World, *, n_points: int) -> Case | None:
+    """Return two situations 1e-12 of a path apart whose weights differ by more than ``JUMP``, or None.
+
+    The path is sampled; the intervals whose change stands out from their neighbours' are sampled again, down to the
+    resolution. So a step shows wherever it lies, and a bump shows if it is wider than a point's share of the path.
+
+    Args:
+        rule: The rule.
+        here: One row and its tables.
+        there: Another of the same size.
+        n_points: Samples of the whole path.
+    """
+    if not _is_one_batch(rule, here):
+        n_points = max(33, n_points // 16)  # each point is a call of its own
+    shares = torch.linspace(0, 1, n_points, dtype=torch.float64)
+    values = _along(rule, here, there, shares)
+    for index in _suspects(values):
+        low, high = float(shares[index]), float(shares[index + 1])
+        while high - low > RESOLUTION:
+            inner = torch.linspace(low, high, N_ZOOM, dtype=torch.float64)
+            steps = _steps(_along(rule, here, there, inner))
+            worst = int(steps.argmax())
+            if float(steps[worst]) < JUMP:
+                break
+            low, high = float(inner[worst]), float(inner[worst + 1])
+        else:
+            case = Case(here.toward(there, low), here.toward(there, high))
+            if float((weights_of(rule, case.world) - weights_of(rule, here.toward(there, high))).abs().max()) > JUMP:
+                return case
+    return None
+
+
+def _suspects(values: Float[Tensor, "N D"]) -> list[int]:
+    """Return the intervals where a jump may be: the largest changes, and those unlike both neighbours."""
+    steps = _steps(values)
+    padded = torch.cat([steps[:1], steps, steps[-1:]])
+    odd = steps - torch.maximum(padded[:-2], padded[2:])
+    order = [*odd.argsort(descending=True)[:N_SUSPECTS].tolist(), *steps.argsort(descending=True)[:N_SUSPECTS].tolist()]
+    return [index for index in dict.fromkeys(order) if float(steps[index]) > JUMP]
+
+
+def _steps(values: Float[Tensor, "N D"]) -> Float[Tensor, " M"]:
+    return values.diff(dim=0).abs().amax(dim=1).nan_to_num(0.0)
+
+
+def _along(rule: WeightOperator, here: World, there: World, shares: Float[Tensor, " N"]) -> Float[Tensor, "N D"]:
+    """Return the weights at each share of the way, one row a point."""
+    if _is_one_batch(rule, here):
+        weights = weights_of(rule, _as_rows(here, there, shares))
+        return weights.movedim(1, 0).flatten(1)
+    return torch.stack([weights_of(rule, here.toward(there, float(share))).flatten() for share in shares])
+
+
+def _is_one_batch(rule: WeightOperator, world: World) -> bool:
+    """Whether the points of a path can be rows of one batch: tables of scores are not a row's own."""
+    promise = declared_by(rule, world.n_teachers)
+    is_alone = promise is None or not promise.mixes_rows
+    return is_alone and not any(need.startswith("score:") for need in needs_of(rule))
+
+
+def _as_rows(here: World, there: World, shares: Float[Tensor, " N"]) -> World:
+    """Return one world whose rows are the points of the path; tables of scores stay those of its start."""
+    n = len(shares)
+    first: Int[Tensor, " N"] = torch.zeros(n, dtype=torch.long)
+    repeated = {name: getattr(here, name)[first] for name in BY_ROW}
+    wide = replace(here, logits=here.logits[:, first], variance=here.variance[:, first], **repeated)
+    moved = {}
+    for name in CONTINUOUS:
+        start, end = getattr(wide, name), getattr(there, name)
+        if name in ("skill", "losses"):
+            continue
+        axis = 1 if name in ("logits", "variance") else 0
+        share = shares.reshape([n if d == axis else 1 for d in range(start.ndim)])
+        moved[name] = torch.lerp(start, end.expand_as(start), share.expand_as(start))
+    return replace(wide, **moved)
