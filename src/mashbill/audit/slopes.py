@@ -2,63 +2,133 @@
 
 Slopes are finite differences in float64 over a step small enough that curvature does not matter. Known metrics are
 those of evidence that a world can move: logits and probabilities of teachers and student, features, scores, variances.
-A constant in another metric, or in several at once, is not attacked beyond those parts that are known.
+A constant in another metric is not attacked; of one in several metrics, the known ones are.
 """
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 
 from mashbill.audit.situations import Case
 from mashbill.audit.violations import declared_by, weights_of
 from mashbill.audit.worlds import World
-from mashbill.shapes import Tensor
+from mashbill.shapes import Float, Tensor
 from mashbill.weights.evidence import WeightOperator
 
 STEP = 1e-6
 SLACK = 1e-3
 """Share by which a measured slope may exceed the constant: rounding over the step, and curvature."""
+N_DIRECTIONS = 24
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A cause that a world can move, and how far two worlds are apart in it.
+
+    Attributes:
+        cause: The field of the world.
+        is_by_row: Whether each row has its own, so that many steps fit into one batch.
+        distance: One number for each row, or for all of them together.
+    """
+
+    cause: str
+    is_by_row: bool
+    distance: Callable[[Tensor, Tensor], Tensor]
+
+
+def _logits_sup(here: Tensor, there: Tensor) -> Tensor:
+    return (here - there).abs().amax(dim=(0, 2, 3))
+
+
+def _probabilities_l1(here: Tensor, there: Tensor) -> Tensor:
+    return (here.softmax(dim=-1) - there.softmax(dim=-1)).abs().sum(dim=-1).amax(dim=(0, 2))
+
+
+def _table_sup(here: Tensor, there: Tensor) -> Tensor:
+    return (here - there).abs().max()
+
+
+METRICS = {
+    "teacher logits, sup": Metric("logits", True, _logits_sup),
+    "teacher probabilities, l1": Metric("logits", True, _probabilities_l1),
+    "student logits, sup": Metric("student", True, lambda here, there: (here - there).abs().amax(dim=(1, 2))),
+    "context features, l2": Metric("features", True, lambda here, there: (here - there).norm(dim=-1)),
+    "supplied variances, sup": Metric("variance", True, lambda here, there: (here - there).abs().amax(dim=(0, 2))),
+    "measured accuracy, sup": Metric("skill", False, lambda here, there: _table_sup(here[0], there[0])),
+    "measured safety, sup": Metric("skill", False, lambda here, there: _table_sup(here[1], there[1])),
+    "measured loss, sup": Metric("losses", False, _table_sup),
+}
+"""By the words in which rules name them."""
+
+
+def metrics_in(text: str) -> list[Metric]:
+    """Return the known metrics of a declaration, which names several with semicolons between."""
+    return [METRICS[part.strip()] for part in text.split(";") if part.strip() in METRICS]
 
 
 def excess(rule: WeightOperator, case: Case) -> float:
-    """Return by which share the slope between two situations exceeds the declared constant, beyond rounding.
-
-    Two situations differ in causes of one metric only; the distance is the largest of the known ones.
-    """
+    """Return by how much weights move more between two near situations than the constant allows."""
     promise = declared_by(rule, case.world.n_teachers)
     if promise is None or promise.lipschitz is None or case.other is None:
         return 0.0
     moved = float((weights_of(rule, case.world) - weights_of(rule, case.other)).abs().max())
-    far = distance(case.world, case.other, promise.metric)
+    far = max(float(_apart(metric, case.world, case.other).max()) for metric in metrics_in(promise.metric))
     return moved - promise.lipschitz * far * (1 + SLACK) - 1e-13
-
-
-def distance(here: World, there: World, metric: str) -> float:
-    """Return how far two situations are apart in a metric; infinite in one that is not known."""
-    parts = [part.strip() for part in metric.split(";")]
-    found = [_DISTANCES[part](here, there) for part in parts if part in _DISTANCES]
-    return max(found, default=float("inf"))
 
 
 def steepest(
     rule: WeightOperator, world: World, metric: str, generator: torch.Generator, *, n_moves: int
 ) -> Case | None:
-    """Return two near situations between which weights move fast, or None if the metric is not known."""
-    best: Case | None = None
-    value = 0.0
-    here, size = world, 0.5
+    """Return two near situations of one row between which weights move fast, or None if no metric is known."""
+    promise = declared_by(rule, world.n_teachers)
+    is_batch = promise is None or not promise.mixes_rows
+    here, found, value, size = world, None, 0.0, 0.5
     for _ in range(n_moves):
-        trial = here if best is None else _wander(here, size, generator)
-        for there in _neighbours(trial, metric):
-            far = distance(trial, there, metric)
-            if not 0 < far < float("inf"):
-                continue
-            slope = float((weights_of(rule, trial) - weights_of(rule, there)).abs().max()) / far
+        trial = here if found is None else _wander(here, size, generator)
+        for known in metrics_in(metric):
+            near, slope = _fastest(rule, trial, known, generator, is_batch=is_batch)
             if slope > value:
-                here, value, best = trial, slope, Case(trial, there)
+                here, value, found = trial, slope, Case(trial, near)
         size *= 0.95
-    return best
+    return found
+
+
+def _apart(metric: Metric, here: World, there: World) -> Tensor:
+    return metric.distance(getattr(here, metric.cause), getattr(there, metric.cause))
+
+
+def _fastest(
+    rule: WeightOperator, world: World, metric: Metric, generator: torch.Generator, *, is_batch: bool
+) -> tuple[World, float]:
+    """Return the neighbour to which weights move fastest, and how fast."""
+    value = getattr(world, metric.cause)
+    steps = STEP * _directions(value, generator)
+    before = weights_of(rule, world)
+    if not (metric.is_by_row and is_batch):
+        worlds = [replace(world, **{metric.cause: value + step}) for step in steps]
+        slopes = [
+            float((weights_of(rule, one) - before).abs().max())
+            / float(_apart(metric, world, one).max().clamp_min(1e-30))
+            for one in worlds
+        ]
+        best = max(range(len(worlds)), key=slopes.__getitem__)
+        return worlds[best], slopes[best]
+    many = world.rows([0] * len(steps))
+    axis = 1 if metric.cause in ("logits", "variance") else 0
+    moved = replace(many, **{metric.cause: getattr(many, metric.cause) + steps.squeeze(axis + 1).movedim(0, axis)})
+    speed = (weights_of(rule, moved) - before).abs().amax(dim=(0, 2)) / _apart(metric, many, moved).clamp_min(1e-30)
+    best = int(speed.nan_to_num(0.0).argmax())
+    return moved.rows([best]), float(speed[best])
+
+
+def _directions(value: Tensor, generator: torch.Generator) -> Float[Tensor, "N *shape"]:
+    """Return directions of size 1 in the sup norm: single entries, and random signs."""
+    n_single = min(value.numel(), N_DIRECTIONS // 2)
+    places = torch.randperm(value.numel(), generator=generator)[:n_single]
+    single = torch.nn.functional.one_hot(places, value.numel()).to(value.dtype).reshape(n_single, *value.shape)
+    signs = torch.randint(0, 2, (N_DIRECTIONS - n_single, *value.shape), generator=generator).to(value.dtype) * 2 - 1
+    return torch.cat([single, signs])
 
 
 def _wander(world: World, size: float, generator: torch.Generator) -> World:
@@ -74,62 +144,3 @@ def _wander(world: World, size: float, generator: torch.Generator) -> World:
         skill=noisy(world.skill).clamp(0, 1),
         losses=noisy(world.losses).clamp_min(0),
     )
-
-
-def _neighbours(world: World, metric: str) -> Iterator[World]:
-    """Yield worlds one step away: for each teacher's weight, the step that moves it most, cause by cause."""
-    for part in (part.strip() for part in metric.split(";")):
-        if part not in _MOVES:
-            continue
-        name, signs = _MOVES[part]
-        value = getattr(world, name)
-        for direction in signs(value):
-            yield replace(world, **{name: value + STEP * direction})
-            yield replace(world, **{name: value - STEP * direction})
-
-
-def _corners(value: Tensor) -> Iterator[Tensor]:
-    """Yield directions of size 1 in the sup norm: single entries, single teachers, and opposed teachers."""
-    flat = value.numel()
-    for place in range(min(flat, 12)):
-        one = torch.zeros(flat, dtype=value.dtype)
-        one[place] = 1
-        yield one.reshape(value.shape)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(16):
-        yield torch.randint(0, 2, value.shape, generator=generator).to(value.dtype) * 2 - 1
-
-
-def _sup(name: str):
-    return lambda here, there: float((getattr(here, name) - getattr(there, name)).abs().max())
-
-
-def _probabilities_l1(here: World, there: World) -> float:
-    p, q = here.logits.softmax(dim=-1), there.logits.softmax(dim=-1)
-    return float((p - q).abs().sum(dim=-1).max())
-
-
-def _features_l2(here: World, there: World) -> float:
-    return float((here.features - there.features).norm(dim=-1).max())
-
-
-_DISTANCES = {
-    "teacher logits, sup": _sup("logits"),
-    "teacher probabilities, l1": _probabilities_l1,
-    "student logits, sup": _sup("student"),
-    "measured accuracy, sup": lambda here, there: float((here.skill[0] - there.skill[0]).abs().max()),
-    "measured safety, sup": lambda here, there: float((here.skill[1] - there.skill[1]).abs().max()),
-    "measured loss, sup": _sup("losses"),
-    "context features, l2": _features_l2,
-    "supplied variances, sup": _sup("variance"),
-}
-_MOVES = {
-    "teacher logits, sup": ("logits", _corners),
-    "teacher probabilities, l1": ("logits", _corners),
-    "student logits, sup": ("student", _corners),
-    "measured accuracy, sup": ("skill", _corners),
-    "measured safety, sup": ("skill", _corners),
-    "measured loss, sup": ("losses", _corners),
-    "context features, l2": ("features", _corners),
-    "supplied variances, sup": ("variance", _corners),
-}
