@@ -1,13 +1,12 @@
 """Looking for jumps along paths between two situations, with all points of a path in one batch."""
 
-from dataclasses import replace
-
 import torch
 
 from mashbill.audit.situations import Case
+from mashbill.audit.spreading import along, can_spread
 from mashbill.audit.violations import JUMP, declared_by, weights_of
-from mashbill.audit.worlds import BY_ROW, CONTINUOUS, World
-from mashbill.shapes import Float, Int, Tensor
+from mashbill.audit.worlds import World
+from mashbill.shapes import Float, Tensor
 from mashbill.weights.evidence import WeightOperator, needs_of
 
 RESOLUTION = 1e-12
@@ -64,30 +63,10 @@ def _steps(values: Float[Tensor, "N D"]) -> Float[Tensor, " M"]:
 def _along(rule: WeightOperator, here: World, there: World, shares: Float[Tensor, " N"]) -> Float[Tensor, "N D"]:
     """Return the weights at each share of the way, one row a point."""
     if _is_one_batch(rule, here):
-        weights = weights_of(rule, _as_rows(here, there, shares))
-        return weights.movedim(1, 0).flatten(1)
+        return weights_of(rule, along(here, there, shares, needs_of(rule))).movedim(1, 0).flatten(1)
     return torch.stack([weights_of(rule, here.toward(there, float(share))).flatten() for share in shares])
 
 
 def _is_one_batch(rule: WeightOperator, world: World) -> bool:
-    """Whether the points of a path can be rows of one batch: tables of scores are not a row's own."""
     promise = declared_by(rule, world.n_teachers)
-    is_alone = promise is None or not promise.mixes_rows
-    return is_alone and not any(need.startswith("score:") for need in needs_of(rule))
-
-
-def _as_rows(here: World, there: World, shares: Float[Tensor, " N"]) -> World:
-    """Return one world whose rows are the points of the path; tables of scores stay those of its start."""
-    n = len(shares)
-    first: Int[Tensor, " N"] = torch.zeros(n, dtype=torch.long)
-    repeated = {name: getattr(here, name)[first] for name in BY_ROW}
-    wide = replace(here, logits=here.logits[:, first], variance=here.variance[:, first], **repeated)
-    moved = {}
-    for name in CONTINUOUS:
-        start, end = getattr(wide, name), getattr(there, name)
-        if name in ("skill", "losses"):
-            continue
-        axis = 1 if name in ("logits", "variance") else 0
-        share = shares.reshape([n if d == axis else 1 for d in range(start.ndim)])
-        moved[name] = torch.lerp(start, end.expand_as(start), share.expand_as(start))
-    return replace(wide, **moved)
+    return can_spread(needs_of(rule), mixes_rows=promise is not None and promise.mixes_rows)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from mashbill.audit.situations import Case
+from mashbill.audit.spreading import ROW_AXIS
 from mashbill.audit.violations import declared_by, weights_of
 from mashbill.audit.worlds import World
 from mashbill.shapes import Float, Tensor
@@ -103,31 +104,28 @@ def _fastest(
 ) -> tuple[World, float]:
     """Return the neighbour to which weights move fastest, and how fast."""
     value = getattr(world, metric.cause)
-    steps = STEP * _directions(value, generator)
+    steps = STEP * _directions(value, generator, N_DIRECTIONS if is_batch and metric.is_by_row else 6)
     before = weights_of(rule, world)
-    if not (metric.is_by_row and is_batch):
-        worlds = [replace(world, **{metric.cause: value + step}) for step in steps]
-        slopes = [
-            float((weights_of(rule, one) - before).abs().max())
-            / float(_apart(metric, world, one).max().clamp_min(1e-30))
-            for one in worlds
-        ]
-        best = max(range(len(worlds)), key=slopes.__getitem__)
-        return worlds[best], slopes[best]
-    many = world.rows([0] * len(steps))
-    axis = 1 if metric.cause in ("logits", "variance") else 0
-    moved = replace(many, **{metric.cause: getattr(many, metric.cause) + steps.squeeze(axis + 1).movedim(0, axis)})
-    speed = (weights_of(rule, moved) - before).abs().amax(dim=(0, 2)) / _apart(metric, many, moved).clamp_min(1e-30)
+    neighbours = [replace(world, **{metric.cause: value + step}) for step in steps]
+    far = torch.stack([_apart(metric, world, one).max() for one in neighbours]).clamp_min(1e-30)
+    if is_batch and metric.is_by_row:
+        axis = ROW_AXIS[metric.cause]
+        many = world.rows([0] * len(steps))
+        moved = replace(many, **{metric.cause: torch.cat([getattr(one, metric.cause) for one in neighbours], dim=axis)})
+        after = weights_of(rule, moved)
+    else:
+        after = torch.cat([weights_of(rule, one) for one in neighbours], dim=1)
+    speed = (after - before).abs().amax(dim=(0, 2)) / far
     best = int(speed.nan_to_num(0.0).argmax())
-    return moved.rows([best]), float(speed[best])
+    return neighbours[best], float(speed[best])
 
 
-def _directions(value: Tensor, generator: torch.Generator) -> Float[Tensor, "N *shape"]:
+def _directions(value: Tensor, generator: torch.Generator, n_directions: int) -> Float[Tensor, "N *shape"]:
     """Return directions of size 1 in the sup norm: single entries, and random signs."""
-    n_single = min(value.numel(), N_DIRECTIONS // 2)
+    n_single = min(value.numel(), n_directions // 2)
     places = torch.randperm(value.numel(), generator=generator)[:n_single]
     single = torch.nn.functional.one_hot(places, value.numel()).to(value.dtype).reshape(n_single, *value.shape)
-    signs = torch.randint(0, 2, (N_DIRECTIONS - n_single, *value.shape), generator=generator).to(value.dtype) * 2 - 1
+    signs = torch.randint(0, 2, (n_directions - n_single, *value.shape), generator=generator).to(value.dtype) * 2 - 1
     return torch.cat([single, signs])
 
 

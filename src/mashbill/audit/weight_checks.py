@@ -272,7 +272,7 @@ class _Audit:
     def _slopes(self) -> Iterator[Case | None]:
         assert self.promise is not None, "the caller looked"
         generator = torch.Generator().manual_seed(self.seed + 3)
-        for number in range(4 * self.effort.n_climbs):
+        for number in range(2 * self.effort.n_climbs):
             size = {"n_teachers": 2 + number % 2, "n_rows": 1, "n_positions": 1, "n_entries": 2 + number % 4}
             world = make_world(self.stage, generator, mood=("plain", "sure", "flat", "tied")[number % 4], **size)
             if not _raises(self.rule, world):
