@@ -24,6 +24,22 @@ SPANNED = 1e-9
 """Least sine of an angle that is not taken for 0."""
 
 
+class Bounds(NamedTuple):
+    """Inequalities ``rows w >= floor``.
+
+    Attributes:
+        rows: Unit vectors.
+        floor: Least products.
+    """
+
+    rows: Float[Tensor, "M K"]
+    floor: Float[Tensor, " M"]
+
+    def room(self, w: Float[Tensor, "n K"]) -> Float[Tensor, "n M"]:
+        """Return how far from each bound points are."""
+        return w @ self.rows.T - self.floor
+
+
 class Rows(NamedTuple):
     """Inequality rows, each by what it adds to the equalities: one that nearly follows from them must not look free.
 
@@ -36,12 +52,18 @@ class Rows(NamedTuple):
     share: Float[Tensor, "n M"]
 
     @classmethod
-    def leaning(cls, rows: Float[Tensor, "M K"], fixed: Float[Tensor, "n K K"]) -> "Rows":
-        """Split rows from the span of the equalities."""
-        lean = rows @ (torch.eye(rows.shape[-1], dtype=rows.dtype, device=rows.device) - fixed)
-        share = lean.norm(dim=-1).clamp_min(SPANNED)
-        is_new = (share > SPANNED).unsqueeze(-1)
-        return cls(torch.where(is_new, lean / share.unsqueeze(-1), 0), share)
+    def leaning(
+        cls, rows: Float[Tensor, "M K"], fixed: Float[Tensor, "n K K"], least: Float[Tensor, " n"] | None = None
+    ) -> "Rows":
+        """Split rows from the span of the equalities; a share of ``least`` or less is none."""
+        least = torch.full_like(fixed[:, 0, 0], SPANNED) if least is None else least
+        within = torch.eye(rows.shape[-1], dtype=rows.dtype, device=rows.device) - fixed
+        share = (rows @ within).norm(dim=-1)
+        is_new = (share > least.unsqueeze(-1)).unsqueeze(-1)
+        share = share.clamp_min(SPANNED)
+        # Projected again: what is small after the first time is small beside its rounding.
+        unit = (rows @ within / share.unsqueeze(-1)) @ within
+        return cls(torch.where(is_new, unit / unit.norm(dim=-1, keepdim=True).clamp_min(0.5), 0), share)
 
 
 class Face(NamedTuple):
@@ -100,30 +122,30 @@ def descend(
     hessian: Float[Tensor, "n K K"],
     linear: Float[Tensor, "n K"],
     *,
-    rows: Float[Tensor, "M K"],
-    floor: Float[Tensor, " M"],
+    bounds: Bounds,
     fixed: Float[Tensor, "n K K"],
     start: Float[Tensor, "n K"],
+    least: Float[Tensor, " n"] | None = None,
 ) -> tuple[Float[Tensor, "n K"], Bool[Tensor, "n M"]]:
     """Return a minimiser, and the working set: independent rows that hold with equality and carry the multipliers.
 
     Args:
         hessian: Positive semidefinite, entries up to about 1.
         linear: Bounded below on the feasible set, together with ``hessian``.
-        rows: Unit vectors.
-        floor: ``rows w >= floor``.
+        bounds: Rows independent of ``fixed`` or not.
         fixed: Projector onto the directions in which ``w`` must not move.
         start: Feasible.
+        least: How much of a row must lead out of ``fixed`` for it to count, where ``fixed`` is known less well.
 
     Raises:
         ArithmeticError: More faces than ``50 (K + M)`` were visited, which exact arithmetic excludes.
     """
     w, slope = start.clone(), times(hessian, start) + linear
-    working = torch.zeros(len(w), len(rows), dtype=torch.bool, device=w.device)
+    working = torch.zeros(len(w), len(bounds.rows), dtype=torch.bool, device=w.device)
     live = torch.arange(len(w), device=w.device)
-    index = torch.arange(len(rows), device=w.device)
-    leaning = Rows.leaning(rows, fixed)
-    patience = 5 * (w.shape[-1] + len(rows))
+    index = torch.arange(len(bounds.rows), device=w.device)
+    leaning = Rows.leaning(bounds.rows, fixed, least)
+    patience = 5 * (w.shape[-1] + len(index))
     for turn in range(10 * patience):
         if len(live) == 0:
             return w, working
@@ -132,18 +154,18 @@ def descend(
         step, reach = _direction(frame, pull)
         # A step that changes nothing points nowhere in particular; a row must not block it.
         step = step * (step.norm(dim=-1, keepdim=True) > ROUNDING / 4 * here.norm(dim=-1, keepdim=True))
-        until = _until((here @ rows.T - floor) / own.share, step, own.unit).masked_fill(held, torch.inf)
+        until = _until(bounds.room(here) / own.share, step, own.unit).masked_fill(held, torch.inf)
         nearest = until.amin(dim=-1)
         is_blocked = nearest < reach
         length = torch.minimum(nearest, reach).unsqueeze(-1)
         here = here + length * step
-        first = torch.where(until <= nearest.unsqueeze(-1), index, len(rows)).amin(dim=-1)
+        first = torch.where(until <= nearest.unsqueeze(-1), index, len(index)).amin(dim=-1)
         # Only at the minimiser of a face do the multipliers say anything.
         anew = times(hessian[live], here) + linear[live]
         is_early = ~is_blocked & (times(frame.along, anew).abs().amax(dim=-1) > WRONG / 10) & (turn < patience)
         push = frame.multipliers(anew, held)
         is_wrong = (push < -WRONG) & ~(is_blocked | is_early).unsqueeze(-1)
-        worst = torch.where(is_wrong, push if turn < patience else index - len(rows), torch.inf)
+        worst = torch.where(is_wrong, push if turn < patience else index - len(index), torch.inf)
         dropped = worst.argmin(dim=-1)
         is_dropped = is_wrong.any(dim=-1)
         # What is left of the slope on the next face: a part, or what the dropped row held. Computing it anew from
@@ -159,10 +181,12 @@ def descend(
 
 def _direction(frame: Face, slope: Float[Tensor, "n K"]) -> tuple[Float[Tensor, "n K"], Float[Tensor, " n"]]:
     """Return the step to the face's minimiser and 1, or a flat direction that leads down and infinity."""
-    newton, downhill = frame.newton(slope), -times(frame.along, times(frame.flat, slope))
+    downhill = -times(frame.flat, slope)
     length = downhill.norm(dim=-1, keepdim=True)
     is_steep = length > 10 * ROUNDING * slope.shape[-1]
-    step = torch.where(is_steep, downhill / torch.where(is_steep, length, 1), newton)
+    # Projected again, at length 1: rounding of a long slope would bend a short direction away from flat.
+    downhill = times(frame.along, times(frame.flat, downhill / torch.where(is_steep, length, 1)))
+    step = torch.where(is_steep, downhill, frame.newton(slope))
     return step, torch.where(is_steep.squeeze(-1), torch.inf, 1.0).to(slope.dtype)
 
 
@@ -171,14 +195,12 @@ def polish(
     slope: Float[Tensor, "n K"],
     frame: Face,
     *,
-    rows: Float[Tensor, "M K"],
-    floor: Float[Tensor, " M"],
+    bounds: Bounds,
     working: Bool[Tensor, "n M"],
 ) -> Float[Tensor, "n K"]:
     """Take one Newton step on a face, no further than the other rows allow."""
     step = frame.newton(slope)
-    room = w @ rows.T - floor
-    until = _until(room, step, rows.expand(len(w), -1, -1)).masked_fill(working, torch.inf)
+    until = _until(bounds.room(w), step, bounds.rows.expand(len(w), -1, -1)).masked_fill(working, torch.inf)
     return w + until.amin(dim=-1, keepdim=True).clamp_max(1) * step
 
 

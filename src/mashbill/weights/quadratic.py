@@ -7,14 +7,13 @@ covariance it is the portfolio of least variance.
 """
 
 import math
-from functools import lru_cache
 from typing import Any
 
 import torch
 
 from mashbill import numerics
 from mashbill.shapes import Float, Tensor
-from mashbill.weights import active_set
+from mashbill.weights import active_set, box_program
 from mashbill.weights import order as orders
 from mashbill.weights.bounds import effective_bounds
 from mashbill.weights.order import SafetyOrder
@@ -76,9 +75,9 @@ def minimise(
         raise ValueError("gram and linear must be finite; a NaN or infinite gradient has no direction to mix")
     with torch.no_grad():
         scale = _scale(hessian, slope).unsqueeze(-1)
-        relative = _semidefinite(hessian / scale.unsqueeze(-1))
-        w, inverse = _solve(relative, slope / scale, low, high, _covers(order, n_teachers))
-    flat: Any = _Solution.apply(hessian, slope, w, inverse / scale.unsqueeze(-1))
+        box = box_program.box_simplex(n_teachers, low, high, order, like=slope)
+        w, inverse = box_program.solve(hessian / scale.unsqueeze(-1), slope / scale, box)
+    flat: Any = box_program.Solution.apply(hessian, slope, w, inverse / scale.unsqueeze(-1))
     return flat.to(gram.device, dtype).reshape(gram.shape[:-1])
 
 
@@ -185,101 +184,6 @@ def _problem(
 def _scale(hessian: Float[Tensor, "n K K"], slope: Float[Tensor, "n K"]) -> Float[Tensor, " n"]:
     largest = torch.maximum(hessian.abs().amax(dim=(-2, -1)), slope.abs().amax(dim=-1))
     return torch.where(largest > 0, largest, 1)
-
-
-@lru_cache(maxsize=1024)
-def _covers(order: SafetyOrder | None, n_teachers: int) -> tuple[tuple[int, int], ...]:
-    """Return the pairs of an order that do not follow from others: redundant rows would only make ties."""
-    if order is None:
-        return ()
-    if order.n_teachers != n_teachers:
-        raise ValueError(f"order is of {order.n_teachers} teachers, but gram of {n_teachers}; order the same teachers")
-    pairs = set(order.closure)
-    between = {(i, j) for i, m in pairs for k, j in pairs if m == k}
-    return tuple(sorted(pairs - between))
-
-
-class _Solution(torch.autograd.Function):
-    """A value ``x`` with ``dx = -inverse (dH x + dc)``, as the minimiser on its face has.
-
-    Backward needs ``m = -inverse g``, and ``dm = -inverse (dH m + dg)``: a value of the same kind, so derivatives of
-    any order follow.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, *args: Tensor) -> Tensor:
-        hessian, _slope, value, inverse = args
-        found = value.clone()
-        ctx.save_for_backward(hessian, found, inverse)
-        return found
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        hessian, found, inverse = ctx.saved_tensors
-        moved: Any = _Solution.apply(hessian, grads[0], -active_set.times(inverse, grads[0].detach()), inverse)
-        outer = moved.unsqueeze(-1) * found.unsqueeze(-2)
-        return (outer + outer.mT) / 2, moved, None, None
-
-
-def _solve(
-    hessian: Float[Tensor, "n K K"],
-    slope: Float[Tensor, "n K"],
-    low: float,
-    high: float,
-    pairs: tuple[tuple[int, int], ...],
-) -> tuple[Float[Tensor, "n K"], Float[Tensor, "n K K"]]:
-    """Return the minimiser of least norm, and the inverse of the Hessian on its face."""
-    n, n_teachers = slope.shape
-    unit = torch.eye(n_teachers, dtype=slope.dtype, device=slope.device)
-    tied = torch.stack([(unit[i] - unit[j]) / math.sqrt(2) for i, j in pairs]) if pairs else unit[:0]
-    rows = torch.cat([unit, -unit, tied])
-    floor = torch.cat([torch.full_like(unit[0], low), torch.full_like(unit[0], -high), torch.zeros_like(tied[:, 0])])
-    total = torch.full_like(hessian, 1 / n_teachers)
-    start = _interior(n_teachers, low, high, pairs, like=slope).expand(n, -1)
-    w, working = active_set.descend(hessian, slope, rows=rows, floor=floor, fixed=total, start=start)
-    # Directions that change neither the sum nor the objective: there, and only there, other minimisers lie.
-    leaning = active_set.Rows.leaning(rows, total)
-    flat = active_set.face(hessian, leaning, torch.zeros_like(working), total).flat
-    is_open = torch.diagonal(flat, dim1=-2, dim2=-1).sum(dim=-1) > 0.5
-    if bool(is_open.any()):
-        some, still = is_open.nonzero()[:, 0], flat[is_open]
-        uphill = active_set.times(still, active_set.times(hessian[some], w[some]) + slope[some])
-        length = uphill.norm(dim=-1, keepdim=True)
-        ray = torch.where(length > 10 * active_set.ROUNDING * n_teachers, uphill / length.clamp_min(1e-300), 0)
-        fixed = unit - still + ray.unsqueeze(-1) * ray.unsqueeze(-2)
-        w[some], _ = active_set.descend(
-            unit.expand(len(some), -1, -1),
-            torch.zeros_like(w[some]),
-            rows=rows,
-            floor=floor,
-            fixed=fixed,
-            start=w[some],
-        )
-        working[some] &= (w[some] @ rows.T - floor) < 1e-12
-    face = active_set.face(hessian, leaning, working, total)
-    for _ in range(2):  # what rounding along the way has added up
-        anew = active_set.times(hessian, w) + slope
-        w = active_set.polish(w, anew, face, rows=rows, floor=floor, working=working)
-    w = torch.where(working[:, :n_teachers], low, torch.where(working[:, n_teachers : 2 * n_teachers], high, w))
-    return w.clamp(low, high), face.along @ face.inverse @ face.along
-
-
-def _interior(
-    n_teachers: int, low: float, high: float, pairs: tuple[tuple[int, int], ...], *, like: Tensor
-) -> Float[Tensor, " K"]:
-    """Return weights at no bound, in the order strictly."""
-    even = 1 / n_teachers
-    if not pairs:
-        return torch.full((n_teachers,), even, dtype=like.dtype, device=like.device)
-    rank = torch.tensor(SafetyOrder(n_teachers, pairs).copeland(), dtype=like.dtype, device=like.device)
-    return even + rank * (min(even - low, high - even) / (2 * n_teachers))
-
-
-def _semidefinite(hessian: Float[Tensor, "n K K"]) -> Float[Tensor, "n K K"]:
-    """Return the nearest semidefinite matrix where rounding in a narrower dtype has left a negative curvature."""
-    curvature, basis = torch.linalg.eigh(hessian)
-    is_indefinite = curvature[:, :1].unsqueeze(-1) < -1e-13
-    return torch.where(is_indefinite, (basis * curvature.clamp_min(0).unsqueeze(-2)) @ basis.mT, hessian)
 
 
 __all__ = ["form", "kkt_residual", "longest", "minimise", "optimality_gap", "sensitivity"]

@@ -162,8 +162,7 @@ def _cone(gradients: Float[Tensor, "K D"], update: Float[Tensor, " D"]) -> Float
     found, _ = active_set.descend(
         (unit @ unit.mT).unsqueeze(0),
         -(unit @ (target / size)).unsqueeze(0),
-        rows=torch.eye(n, dtype=torch.float64, device=device),
-        floor=none[0],
+        bounds=active_set.Bounds(torch.eye(n, dtype=torch.float64, device=device), none[0]),
         fixed=torch.zeros(1, n, n, dtype=torch.float64, device=device),
         start=none,
     )
