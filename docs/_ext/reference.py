@@ -28,7 +28,18 @@ from mashbill import errors
 from mashbill.cli.app import app
 from mashbill.train.recipe import Recipe
 
-API_PACKAGES = ("distributions", "teachers", "weights", "pools", "losses", "train", "report", "cli")
+API_PACKAGES = (
+    "distributions",
+    "teachers",
+    "weights",
+    "pools",
+    "losses",
+    "audit",
+    "guarantees",
+    "train",
+    "report",
+    "cli",
+)
 
 
 def setup(sphinx: Sphinx) -> dict[str, bool]:

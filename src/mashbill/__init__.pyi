@@ -1,4 +1,6 @@
+from . import audit as audit
 from . import distributions as distributions
+from . import guarantees as guarantees
 from . import losses as losses
 from . import numerics as numerics
 from . import pools as pools

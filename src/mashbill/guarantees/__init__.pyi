@@ -1,0 +1,14 @@
+from . import composition as composition
+from . import convergence as convergence
+from . import perturbation as perturbation
+from . import recursion as recursion
+from . import safety as safety
+from . import targets as targets
+from . import variance as variance
+from .following import Guarantee as Guarantee
+from .following import Training as Training
+from .following import follow as follow
+from .paper import Claim as Claim
+from .paper import claims as claims
+from .runs import Measured as Measured
+from .runs import measured as measured
