@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mashbill.audit.axioms import require_axiom
+from mashbill.cli.audit_guarantees import guarantee_rows, guarantees_of
 from mashbill.cli.audit_targets import Opened, open_targets
-from mashbill.cli.audit_text import axiom_facts, axiom_lines, result_lines
+from mashbill.cli.audit_text import aligned, axiom_facts, axiom_lines, result_lines
 from mashbill.cli.progress import for_stderr
 from mashbill.cli.recipes import PluginOption, prepare_libraries, require_no_folder
 from mashbill.cli.reply import Reply
@@ -100,13 +101,17 @@ def _reply(
     operators: list[dict[str, Any]] = []
     for one in opened:
         results = found[one.target.name]
+        follows = guarantees_of(one, results)
         lines += [*([""] if lines else []), *result_lines(one.target.name, results)]
+        if follows:
+            lines += ["  what follows", *aligned(guarantee_rows(follows))]
         operators.append(
             {
                 "operator": one.target.name,
                 "kind": one.kind,
                 "conforming": not any(result.is_violated for result in results),
                 "results": [result.to_json() for result in results],
+                "guarantees": [guarantee.to_json() for guarantee in follows],
             }
         )
     is_conforming = all(operator["conforming"] for operator in operators)
@@ -115,7 +120,8 @@ def _reply(
         from mashbill.report.audit_page import write_audit
 
         every = [result for results in found.values() for result in results]
-        value["page"] = write_audit(every, output=html)
+        follows = {operator["operator"]: operator["guarantees"] for operator in operators}
+        value["page"] = write_audit(every, output=html, guarantees=follows)
         lines.append(f"page: {html}")
     return Reply(lines, value, 0 if is_conforming else VIOLATED)
 

@@ -19,7 +19,7 @@ def result_lines(name: str, results: Sequence[CheckResult]) -> list[str]:
     """Return the table of one operator, what does not apply to it, and the count of verdicts."""
     shown = [result for result in results if result.verdict != "not applicable"]
     rows = [("axiom", "", "verdict", "reason"), *_rows(shown)]
-    return [name, *_aligned(rows), *_not_applicable(results), f"  {tally(results)}"]
+    return [name, *aligned(rows), *_not_applicable(results), f"  {tally(results)}"]
 
 
 def _rows(results: Sequence[CheckResult]) -> Iterator[tuple[str, str, str, str]]:
@@ -74,11 +74,12 @@ def _not_applicable(results: Sequence[CheckResult]) -> Iterator[str]:
         yield from _wrapped(f"  not applicable: {', '.join(axioms)}: {reason}", 4)
 
 
-def _aligned(rows: Sequence[tuple[str, str, str, str]]) -> Iterator[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+def aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    """Yield rows as lines whose columns stand below each other; the last column is broken for a terminal."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
     for row in rows:
         start = "  " + "  ".join(f"{text:{width}}" for text, width in zip(row, widths, strict=False)) + "  "
-        yield from _wrapped(f"{start}{' '.join(row[3].split())}", len(start))
+        yield from _wrapped(f"{start}{' '.join(row[-1].split())}", len(start))
 
 
 def _wrapped(line: str, indent: int) -> list[str]:
@@ -93,16 +94,12 @@ def _wrapped(line: str, indent: int) -> list[str]:
 
 def axiom_lines() -> list[str]:
     """Return every axiom there is: id, title and statement."""
-    widths = [max(len(text) for text in column) for column in zip(*map(_named, AXIOMS.values()), strict=True)]
-    lines = []
-    for axiom in AXIOMS.values():
-        start = "  ".join(f"{text:{width}}" for text, width in zip(_named(axiom), widths, strict=True)) + "  "
-        lines += _wrapped(start + axiom.statement, len(start))
-    return lines
-
-
-def _named(axiom: Axiom) -> tuple[str, str]:
-    return axiom.id, title(axiom)
+    width = max(map(len, AXIOMS)) + 2
+    return [
+        line
+        for axiom in AXIOMS.values()
+        for line in _wrapped(f"{axiom.id:{width}}{title(axiom)}: {axiom.statement}", width)
+    ]
 
 
 def axiom_facts() -> list[dict[str, Any]]:
