@@ -2,6 +2,7 @@
 
 import math
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -13,18 +14,20 @@ from mashbill.weights.order import SafetyOrder
 
 
 class BoxSimplex(NamedTuple):
-    """The weights allowed, apart from their sum.
+    """The weights allowed.
 
     Attributes:
         bounds: ``w >= low``, ``-w >= -high``, then ``w_safer - w_less >= 0``, in unit rows.
         low: Least weight.
         high: Largest weight.
+        fixed: Projector onto what is given by equality: the sum, and differences of teachers that the order ties.
         start: Weights at no bound.
     """
 
     bounds: Bounds
     low: float
     high: float
+    fixed: Float[Tensor, "K K"]
     start: Float[Tensor, " K"]
 
 
@@ -38,11 +41,15 @@ def box_simplex(n_teachers: int, low: float, high: float, order: SafetyOrder | N
     unit = torch.eye(n_teachers, dtype=like.dtype, device=like.device)
     tied = torch.stack([(unit[i] - unit[j]) / math.sqrt(2) for i, j in pairs]) if pairs else unit[:0]
     ends = torch.cat([torch.full_like(unit[0], low), torch.full_like(unit[0], -high), torch.zeros_like(tied[:, 0])])
-    start = torch.full_like(unit[0], 1 / n_teachers)
+    start, equal = torch.full_like(unit[0], 1 / n_teachers), [torch.ones_like(unit[0])]
     if order is not None:
+        equal += [unit[i] - unit[j] for group in order.ties for i, j in pairwise(group)]
         rank = torch.tensor(order.copeland(), dtype=like.dtype, device=like.device)
         start = start + rank * (min(1 / n_teachers - low, high - 1 / n_teachers) / (2 * n_teachers))
-    return BoxSimplex(Bounds(torch.cat([unit, -unit, tied]), ends), low, high, start)
+    given = torch.stack(equal)
+    size, basis = torch.linalg.eigh(given.T @ given)
+    basis = basis * (size > 1e-6)  # whole numbers: an eigenvalue is 0, or not small for any K there is
+    return BoxSimplex(Bounds(torch.cat([unit, -unit, tied]), ends), low, high, basis @ basis.T, start)
 
 
 def solve(
@@ -57,16 +64,16 @@ def solve(
     """
     hessian = _semidefinite(hessian)
     n, n_teachers = slope.shape
-    total = torch.full_like(hessian, 1 / n_teachers)
-    w, working = active_set.descend(hessian, slope, bounds=box.bounds, fixed=total, start=box.start.expand(n, -1))
-    rows = active_set.Rows.leaning(box.bounds.rows, total)
-    whole = active_set.face(hessian, rows, torch.zeros_like(working), total)
+    given = box.fixed.expand_as(hessian)
+    w, working = active_set.descend(hessian, slope, bounds=box.bounds, fixed=given, start=box.start.expand(n, -1))
+    rows = active_set.Rows.leaning(box.bounds.rows, given)
+    whole = active_set.face(hessian, rows, torch.zeros_like(working), given)
     is_open = torch.diagonal(whole.flat, dim1=-2, dim2=-1).sum(dim=-1) > 0.5
     if bool(is_open.any()):
         anew = active_set.times(hessian, w) + slope
         w[is_open] = _most_even(w[is_open], anew[is_open], whole.flat[is_open], whole.inverse[is_open], box.bounds)
         working &= box.bounds.room(w) < 1e-12
-    face = active_set.face(hessian, rows, working, total)
+    face = active_set.face(hessian, rows, working, given)
     for _ in range(2):  # what rounding along the way has added up
         w = active_set.polish(w, active_set.times(hessian, w) + slope, face, bounds=box.bounds, working=working)
     at_low, at_high = working[:, :n_teachers], working[:, n_teachers : 2 * n_teachers]
