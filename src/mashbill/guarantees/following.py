@@ -22,6 +22,8 @@ def follow(
     pool: PoolName = "linear",
     scales: Sequence[tuple[Number, Number]] = (),
     has_order: bool = False,
+    divergence: str = "forward_kl",
+    temperature: Number = 1.0,
     audited: Sequence[CheckResult] = (),
     training: Training | None = None,
     measurements: Mapping[str, Measured] | None = None,
@@ -36,6 +38,8 @@ def follow(
         pool: How the recipe pools.
         scales: ``(lowest, highest)`` of each scale, if the rule is a product, to show the range of the bare product.
         has_order: Whether the rule ends in a safety order.
+        divergence: The recipe's, to know what a run's ``divergence`` measures.
+        temperature: The recipe's.
         audited: What the audit says of the rule.
         training: What is known of the student's training.
         measurements: From :func:`~mashbill.guarantees.runs.measured`, put beside the bounds.
@@ -58,6 +62,7 @@ def follow(
         training=training or Training(),
         scales=tuple(scales),
         has_order=has_order,
+        has_kl=divergence == "forward_kl" and temperature == 1,
     )
     return [*of_weights(known), *of_targets(known), *of_students(known)]
 

@@ -138,7 +138,7 @@ def _mixture_safety(known: Known) -> Guarantee:
 
 
 def _student_safety(known: Known) -> Guarantee:
-    divergence = known.seen("divergence")
+    divergence = known.seen("divergence") if known.has_kl else ()
     gap = math.sqrt(max(divergence[0].value, 0.0) / 2) if divergence else None
     here = "" if gap is None else f"; with the divergence last measured in training that is {gap:.6g} Lip"
     return Guarantee(

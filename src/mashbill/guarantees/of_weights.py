@@ -10,7 +10,7 @@ from mashbill.weights.bounds import composed_bounds
 def of_weights(known: Known) -> Iterator[Guarantee]:
     """Yield what holds of the weights: range, composition, slope, variance."""
     yield _range(known)
-    if known.scales:
+    if len(known.scales) > 1:
         yield _composition(known)
     yield _slope(known)
     yield _variance_fixed(known)
@@ -46,7 +46,7 @@ def _composition(known: Known) -> Guarantee:
         id="weights.composition",
         title="range of the bare product",
         status="inherited",
-        statement=f"scales within {told} multiply to weights within [{low:.6g}, {high:.6g}]; both ends are attained"
+        statement=f"scales within {told} multiply to weights within [{low:.6g}, {high:.6g}], no less"
         + ("" if is_kept else ", outside the bounds of the scales: a guard or temperatures must bring them back"),
         formula="exact vertices of prod_s w_s / Z",
         constants={"w_min": low, "w_max": high, "least_scale": float(least), "largest_scale": float(largest)},

@@ -94,6 +94,7 @@ class Known:
         training: What is known of the student's training.
         scales: ``(w_min, w_max)`` of each scale of a product, if the rule is one.
         has_order: Whether the rule ends in a safety order.
+        has_kl: Whether the divergence measured in training is ``KL(q || p_S)``: forward, at temperature 1.
     """
 
     declared: Declared
@@ -104,6 +105,7 @@ class Known:
     training: Training
     scales: Sequence[tuple[Number, Number]]
     has_order: bool
+    has_kl: bool
 
     def trust(self, axioms: Sequence[str]) -> str:
         """Return how far a declaration was examined, in words."""

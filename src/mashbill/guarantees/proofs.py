@@ -23,9 +23,12 @@ def _recheck_inverse_entropies(numbers: Numbers) -> bool:
 
 @rechecks("vertices of a product")
 def _recheck_product(numbers: Numbers) -> bool:
-    """Try all combinations of all vertices of all scales."""
+    """Try all combinations of all vertices of all scales; the bounds of a scale must be ones that it can reach."""
     n = numbers["n_teachers"]
     corners = [_vertices(n, low, high) for low, high in numbers["ranges"]]
+    for (low, high), vertices in zip(numbers["ranges"], corners, strict=True):
+        if not _near([min(map(min, vertices)), max(map(max, vertices))], [low, high]):
+            return False
     least, largest = 1.0, 0.0
     for combination in itertools.product(*corners):
         products = [math.prod(w) for w in zip(*combination, strict=True)]
@@ -43,7 +46,9 @@ def _recheck_direction(numbers: Numbers) -> bool:
 
     margin = along(numbers["target"]) - max(numbers["along"])
     is_same = _near([along(row) for row in numbers["teachers"]], numbers["along"], 1e-10)
-    return is_same and abs(margin - numbers["margin"]) < 1e-10 and numbers["margin"] > 1e-9
+    rows = [*numbers["teachers"], numbers["target"]]
+    is_distribution = all(abs(math.fsum(row) - 1) < 1e-12 for row in rows)
+    return is_same and is_distribution and abs(margin - numbers["margin"]) < 1e-10 and numbers["margin"] > 1e-9
 
 
 @rechecks("stationary point")
