@@ -97,3 +97,17 @@ def test_a_misspelt_option_is_the_users_error(rule: str, folder: Path) -> None:
     assert re.search("powr|sharpnes", outcome.stderr)
     assert "Traceback" not in outcome.stderr
     assert not (folder / "run").exists()
+
+
+def test_its_own_tests_pass_as_a_stranger_runs_them() -> None:
+    outcome = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-rxs", "-p", "no:cacheprovider"],
+        cwd=ROOT / "examples" / "plugin",
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert outcome.returncode == 0, outcome.stdout
+    assert re.search(r"\d+ passed, \d+ skipped, 2 xfailed", outcome.stdout)
+    assert "the rule knows of no safety order" in outcome.stdout
