@@ -6,7 +6,7 @@ task ``j`` is ``KL(q_j || s_j)`` with ``q_j`` the weighted mean of the teachers'
 
 import torch
 
-from mashbill.shapes import Float, Tensor
+from mashbill.shapes import Bool, Float, Int, Tensor
 
 _LOW, _RHO = 0.05, 0.85
 """Guard of the feedback: weights of at least .05 for three teachers."""
@@ -15,29 +15,32 @@ _LOW, _RHO = 0.05, 0.85
 def search_domination(n: int = 2_000) -> tuple[int, Tensor | None]:
     """Look for a dominated minimiser among random problems with positive coefficients.
 
-    Each problem has 2 to 4 tasks, three teachers, fixed weights and 200 students to choose from, convex or not.
+    Each problem has 2, 3 or 4 tasks, three teachers, fixed weights and 100 students to choose from, convex or not.
 
     Returns:
-        Problems tried, and the losses of one whose minimiser is dominated, None if there is none.
+        Problems tried, and the losses ``[students, tasks]`` of one whose minimiser is dominated, None if there is none.
     """
-    generator = torch.Generator().manual_seed(0)
-    for problem in range(n):
-        n_tasks = 2 + problem % 3
-
-        def uniform(*shape: int) -> Tensor:
-            return torch.rand(*shape, generator=generator, dtype=torch.float64)
-
-        answers, students = uniform(n_tasks, 3), 0.02 + 0.96 * uniform(200, n_tasks)
-        weights = torch.softmax(4 * uniform(n_tasks, 3), dim=-1)
-        losses = bernoulli_kl((weights * answers).sum(dim=-1).clamp(1e-6, 1 - 1e-6), students)
+    generator, tried = torch.Generator().manual_seed(0), 0
+    for n_tasks, n_problems in ((2, n - n // 3 - n // 4), (3, n // 3), (4, n // 4)):
+        raw = torch.rand(n_problems, n_tasks, 7, generator=generator, dtype=torch.float64)
+        students = 0.02 + 0.96 * torch.rand(n_problems, 100, n_tasks, generator=generator, dtype=torch.float64)
+        answers, weights, coefficients = raw[..., :3], (4 * raw[..., 3:6]).exp(), (4 * raw[..., 6:]).exp()
+        target = (weights * answers).sum(dim=-1) / weights.sum(dim=-1)
+        losses = bernoulli_kl(target.clamp(1e-6, 1 - 1e-6).unsqueeze(1), students)
         # Students that answer alike cost alike: ties are where a dominated minimiser would hide.
         losses = (losses * 20).round() / 20
-        coefficients = torch.softmax(4 * uniform(n_tasks), dim=-1)
-        best = losses[(losses @ coefficients).argmin()]
-        is_better = (losses <= best).all(dim=-1) & ((best - losses).amax(dim=-1) > 1e-12)
-        if bool(is_better.any()):
-            return problem + 1, losses
-    return n, None
+        tried += n_problems
+        found = dominated(losses, (losses @ coefficients).squeeze(-1).argmin(dim=-1))
+        if bool(found.any()):
+            return tried, losses[found][0]
+    return tried, None
+
+
+def dominated(losses: Float[Tensor, "n S M"], chosen: Int[Tensor, " n"]) -> Bool[Tensor, " n"]:
+    """Return whether some student is no worse than the chosen one on any task, and better on one."""
+    best = losses.gather(1, chosen.reshape(-1, 1, 1).expand(-1, 1, losses.shape[-1]))
+    is_better = (losses <= best).all(dim=-1) & ((best - losses).amax(dim=-1) > 1e-12)
+    return is_better.any(dim=-1)
 
 
 def domination_with_zero() -> float:
@@ -82,6 +85,6 @@ def follow_student(teachers: Float[Tensor, " K"], student: Float[Tensor, ""]) ->
     return _LOW + _RHO * torch.softmax(-20 * bernoulli_kl(teachers, student.expand_as(teachers)), dim=0)
 
 
-def bernoulli_kl(p: Float[Tensor, "*#shape"], q: Float[Tensor, "*#shape"]) -> Float[Tensor, "*#shape"]:
-    """Return ``KL(Bern(p) || Bern(q))`` in nats; both inside (0, 1)."""
+def bernoulli_kl(p: Tensor, q: Tensor) -> Tensor:
+    """Return ``KL(Bern(p) || Bern(q))`` in nats; both inside (0, 1), of shapes that broadcast."""
     return p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
