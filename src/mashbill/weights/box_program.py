@@ -41,15 +41,20 @@ def box_simplex(n_teachers: int, low: float, high: float, order: SafetyOrder | N
     unit = torch.eye(n_teachers, dtype=like.dtype, device=like.device)
     tied = torch.stack([(unit[i] - unit[j]) / math.sqrt(2) for i, j in pairs]) if pairs else unit[:0]
     ends = torch.cat([torch.full_like(unit[0], low), torch.full_like(unit[0], -high), torch.zeros_like(tied[:, 0])])
-    start, equal = torch.full_like(unit[0], 1 / n_teachers), [torch.ones_like(unit[0])]
+    start, fixed = torch.full_like(unit[0], 1 / n_teachers), torch.full_like(unit, 1 / n_teachers)
     if order is not None:
-        equal += [unit[i] - unit[j] for group in order.ties for i, j in pairwise(group)]
         rank = torch.tensor(order.copeland(), dtype=like.dtype, device=like.device)
         start = start + rank * (min(1 / n_teachers - low, high - 1 / n_teachers) / (2 * n_teachers))
-    given = torch.stack(equal)
-    size, basis = torch.linalg.eigh(given.T @ given)
-    basis = basis * (size > 1e-6)  # whole numbers: an eigenvalue is 0, or not small for any K there is
-    return BoxSimplex(Bounds(torch.cat([unit, -unit, tied]), ends), low, high, basis @ basis.T, start)
+        apart = [unit[i] - unit[j] for group in order.ties for i, j in pairwise(group)]
+        fixed = _projector(torch.stack([torch.ones_like(unit[0]), *apart])) if apart else fixed
+    return BoxSimplex(Bounds(torch.cat([unit, -unit, tied]), ends), low, high, fixed, start)
+
+
+def _projector(rows: Float[Tensor, "M K"]) -> Float[Tensor, "K K"]:
+    """Return the projector onto the span of rows of whole numbers."""
+    size, basis = torch.linalg.eigh(rows.T @ rows)
+    basis = basis * (size > 1e-6)
+    return basis @ basis.T
 
 
 def solve(
