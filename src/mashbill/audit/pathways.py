@@ -4,19 +4,21 @@ import torch
 
 from mashbill.audit.situations import Case
 from mashbill.audit.spreading import along, can_spread
-from mashbill.audit.violations import JUMP, declared_by, weights_of
+from mashbill.audit.violations import JUMP, declared_by, jump, weights_of
 from mashbill.audit.worlds import World
 from mashbill.shapes import Float, Tensor
 from mashbill.weights.evidence import WeightOperator, needs_of
 
-RESOLUTION = 1e-12
-"""Share of a path at which the search ends; a slope of 1e6 changes a weight by 1e-6 over it."""
+RESOLUTION = 1e-13
+"""Share of a path at which the search ends."""
+START_OF_COMPARISON = 1e-9
+"""Share of a path below which a change that gets smaller with the step is a slope."""
 N_SUSPECTS = 4
 N_ZOOM = 33
 
 
 def find_jump(rule: WeightOperator, here: World, there: World, *, n_points: int) -> Case | None:
-    """Return two situations 1e-12 of a path apart whose weights differ by more than ``JUMP``, or None.
+    """Return two situations 1e-13 of a path apart whose weights differ by more than ``JUMP``, or None.
 
     The path is sampled; the intervals whose change stands out from their neighbours' are sampled again, down to the
     resolution. So a step shows wherever it lies, and a bump shows if it is wider than a point's share of the path.
@@ -32,19 +34,28 @@ def find_jump(rule: WeightOperator, here: World, there: World, *, n_points: int)
     shares = torch.linspace(0, 1, n_points, dtype=torch.float64)
     values = _along(rule, here, there, shares)
     for index in _suspects(values):
-        low, high = float(shares[index]), float(shares[index + 1])
-        while high - low > RESOLUTION:
-            inner = torch.linspace(low, high, N_ZOOM, dtype=torch.float64)
-            steps = _steps(_along(rule, here, there, inner))
-            worst = int(steps.argmax())
-            if float(steps[worst]) < JUMP:
-                break
-            low, high = float(inner[worst]), float(inner[worst + 1])
-        else:
-            case = Case(here.toward(there, low), here.toward(there, high))
-            if float((weights_of(rule, case.world) - weights_of(rule, here.toward(there, high))).abs().max()) > JUMP:
-                return case
+        found = _zoom(rule, here, there, (float(shares[index]), float(shares[index + 1])))
+        if found is not None:
+            return found
     return None
+
+
+def _zoom(rule: WeightOperator, here: World, there: World, interval: tuple[float, float]) -> Case | None:
+    """Follow the largest change down to the resolution; a slope fades on the way, however steep, a jump does not."""
+    low, high = interval
+    coarse = None
+    while high - low > RESOLUTION:
+        inner = torch.linspace(low, high, N_ZOOM, dtype=torch.float64)
+        steps = _steps(_along(rule, here, there, inner))
+        worst = int(steps.argmax())
+        change = float(steps[worst])
+        if change < JUMP or (coarse is not None and change < 0.7 * coarse):
+            return None
+        low, high = float(inner[worst]), float(inner[worst + 1])
+        if high - low < START_OF_COMPARISON:
+            coarse = change if coarse is None else coarse
+    case = Case(here.toward(there, low), here.toward(there, high))
+    return case if jump(rule, case) > 0 else None
 
 
 def _suspects(values: Float[Tensor, "N D"]) -> list[int]:

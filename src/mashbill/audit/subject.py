@@ -1,0 +1,120 @@
+"""An operator under audit: what it declares, where its axioms apply, and the situations that it is put into."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from mashbill.audit import certificates
+from mashbill.audit.axioms import Axiom
+from mashbill.audit.moods import Stage
+from mashbill.audit.situations import Case
+from mashbill.audit.supply import Effort, worlds
+from mashbill.audit.violations import VIOLATIONS, declared_by
+from mashbill.audit.worlds import World
+from mashbill.weights.evidence import Declared, WeightOperator
+
+_OF_BOUNDS = ("composition.box", "composition.feasible")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An operator under audit, and what is known of it.
+
+    Attributes:
+        rule: The operator.
+        name: What it is called.
+        stage: The names that it was made for.
+        effort: How hard to try.
+        seed: Of every search.
+    """
+
+    rule: WeightOperator
+    name: str
+    stage: Stage
+    effort: Effort
+    seed: int
+
+    # What is known of the operator
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Numbers of teachers for which things are proved: those that the operator accepts."""
+        wanted = (2, 3, 5) if self.stage.teachers is None else (len(self.stage.teachers),)
+        return tuple(n for n in wanted if self.accepts(n)) or wanted
+
+    def accepts(self, n_teachers: int) -> bool:
+        """Whether the operator's own promise can be made for a number of teachers: bounds may be infeasible."""
+        try:
+            declared_by(self.rule, n_teachers)
+        except ValueError:
+            return False
+        return True
+
+    @cached_property
+    def promise(self) -> Declared | None:
+        """What the operator declares for the largest number of teachers looked at."""
+        return declared_by(self.rule, self.sizes[-1])
+
+    @cached_property
+    def scale(self) -> str:
+        """The scale whose axioms apply; a composition and a plain function answer at every position."""
+        return getattr(self.rule, "scale", "token")
+
+    @cached_property
+    def is_composition(self) -> bool:
+        """Whether the operator tells how it is put together."""
+        return certificates.structure_of(self.rule, self.sizes[0]) is not None
+
+    @cached_property
+    def supply(self) -> list[tuple[str, World]]:
+        """The situations, those on which the rule raises left out: they are one axiom's affair."""
+        generator = torch.Generator().manual_seed(self.seed)
+        return [
+            (mood, world)
+            for mood, world in worlds(self.stage, self.effort, generator)
+            if self.accepts(world.n_teachers)
+        ]
+
+    @cached_property
+    def usable(self) -> list[tuple[str, World]]:
+        """The situations in which it answers."""
+        return [(mood, world) for mood, world in self.supply if not raises(self.rule, world)]
+
+    def applies(self, axiom: Axiom) -> str:
+        """Return why an axiom does not apply, or nothing."""
+        asked = (
+            (axiom.kind == "weights" and axiom.scale != self.scale, f"the rule works at the {self.scale} scale"),
+            (axiom.kind == "composition" and not self.is_composition, "the operator is no composition of scales"),
+            (axiom.id == "contract.range" and self.promise is None, "the rule declares nothing"),
+            (axiom.id == "contract.lipschitz" and self._slope is None, "the rule declares no constant"),
+            (axiom.id == "composition.order" and not self.has_order, "the composition states no order"),
+            (axiom.id in _OF_BOUNDS and self.bounds is None, "the composition states no bounds"),
+        )
+        return next((reason for is_so, reason in asked if is_so), "")
+
+    @property
+    def _slope(self) -> float | None:
+        return None if self.promise is None else self.promise.lipschitz
+
+    @cached_property
+    def structure(self) -> Any:
+        """How it is put together; empty if it does not tell."""
+        return certificates.structure_of(self.rule, self.sizes[-1]) or {}
+
+    @property
+    def has_order(self) -> bool:
+        """Whether it enforces an order of safety."""
+        return bool(self.structure.get("ordered"))
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The box that it enforces."""
+        bounds = self.structure.get("bounds")
+        return None if bounds is None else (bounds[0], bounds[1])
+
+
+def raises(rule: WeightOperator, world: World) -> bool:
+    """Whether an operator raises in a situation."""
+    return VIOLATIONS["contract.answer"](rule, Case(world)) > 0
