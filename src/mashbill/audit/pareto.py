@@ -8,6 +8,8 @@ import torch
 
 from mashbill.shapes import Bool, Float, Int, Tensor
 
+_AT_ONCE = 50
+"""Problems looked at together: few enough that torch starts no threads."""
 _LOW, _RHO = 0.05, 0.85
 """Guard of the feedback: weights of at least .05 for three teachers."""
 
@@ -20,8 +22,9 @@ def search_domination(n: int = 2_000) -> tuple[int, Tensor | None]:
     Returns:
         Problems tried, and the losses ``[students, tasks]`` of one whose minimiser is dominated, None if there is none.
     """
-    generator, tried = torch.Generator().manual_seed(0), 0
-    for n_tasks, n_problems in ((2, n - n // 3 - n // 4), (3, n // 3), (4, n // 4)):
+    generator = torch.Generator().manual_seed(0)
+    for first in range(0, n, _AT_ONCE):
+        n_problems, n_tasks = min(_AT_ONCE, n - first), 2 + (first // _AT_ONCE) % 3
         raw = torch.rand(n_problems, n_tasks, 7, generator=generator, dtype=torch.float64)
         students = 0.02 + 0.96 * torch.rand(n_problems, 100, n_tasks, generator=generator, dtype=torch.float64)
         answers, weights, coefficients = raw[..., :3], (4 * raw[..., 3:6]).exp(), (4 * raw[..., 6:]).exp()
@@ -29,11 +32,10 @@ def search_domination(n: int = 2_000) -> tuple[int, Tensor | None]:
         losses = bernoulli_kl(target.clamp(1e-6, 1 - 1e-6).unsqueeze(1), students)
         # Students that answer alike cost alike: ties are where a dominated minimiser would hide.
         losses = (losses * 20).round() / 20
-        tried += n_problems
         found = dominated(losses, (losses @ coefficients).squeeze(-1).argmin(dim=-1))
         if bool(found.any()):
-            return tried, losses[found][0]
-    return tried, None
+            return first + n_problems, losses[found][0]
+    return n, None
 
 
 def dominated(losses: Float[Tensor, "n S M"], chosen: Int[Tensor, " n"]) -> Bool[Tensor, " n"]:
