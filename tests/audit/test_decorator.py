@@ -9,6 +9,7 @@ from report.audited import results
 
 from mashbill import audit
 from mashbill.audit import decorator
+from mashbill.audit.asked import axioms_of
 from mashbill.audit.axioms import AXIOMS
 from mashbill.audit.decorator import parametrize_with_axioms, told
 from mashbill.errors import MashbillError
@@ -62,7 +63,9 @@ def test_operators_are_asked_the_axioms_of_their_kind():
     assert {"token.III.1", "context.III.22", "composition.box", "contract.state"} <= rule
     assert {AXIOMS[axiom].kind for axiom in rule} == {"weights", "composition", "contract"}
     pools = {id.partition("-")[2] for id in parameters(parametrize_with_axioms([pool]))}
-    assert {AXIOMS[axiom].kind for axiom in pools} == {"pool"}
+    assert {AXIOMS[axiom].kind for axiom in pools} == {"pool", "contract"}
+    results = audit.check(pool, axioms=["pool.normalised", "contract.state"])
+    assert [result.axiom for result in results] == list(axioms_of("pool", ["pool.normalised", "contract.state"]))
 
 
 def test_each_test_ends_as_the_verdict_says(stubbed):
@@ -83,7 +86,7 @@ def test_what_is_asked_for_reaches_the_audit(stubbed):
     mark = parametrize_with_axioms([Surer()], axioms=["token.III.1"], budget="deep", seed=3, stage=stage)
     next(iter(parameters(mark).values()))[0]()
     assert stubbed == [
-        {"name": "Surer(beta=1.0)", "axioms": ["token.III.1"], "budget": "deep", "seed": 3, "stage": stage}
+        {"name": "Surer(beta=1.0)", "axioms": ("token.III.1",), "budget": "deep", "seed": 3, "stage": stage}
     ]
 
 
@@ -113,6 +116,7 @@ def test_a_failure_is_told_with_its_witness_and_how_to_see_it_again():
         ([], {}, ValueError, "nothing to audit"),
         ([Surer], {}, TypeError, r"operators\[0\]=.*must be a rule, pool or softening"),
         ([Surer()], {"axioms": ["token.III.9"]}, ValueError, "axiom='token.III.9' does not exist"),
+        ([Surer()], {"axioms": ["pool.regret"]}, ValueError, "are asked of none of these operators"),
         ([Surer()], {"known": {"order": "no"}}, ValueError, "axiom='order' does not exist"),
         ([Surer()], {"known": {"pool.regret": "no"}}, ValueError, "known='pool.regret' is not asked"),
         ([Surer()], {"axioms": ["token.III.1"], "known": {"token.III.5": "no"}}, ValueError, "is not asked"),

@@ -5,11 +5,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
-from mashbill.audit.axioms import AXIOMS, require_axiom
+from mashbill.audit.asked import axioms_of
+from mashbill.audit.axioms import require_axiom
 from mashbill.audit.moods import Stage
 from mashbill.audit.supply import Budget, require_budget
 from mashbill.audit.verdicts import CheckResult
-from mashbill.audit.weight_checks import KINDS, check_weights
+from mashbill.audit.weight_checks import check_weights
 from mashbill.progress import Progress, Silent
 
 OperatorKind = Literal["weights", "pool", "softening", "recursion"]
@@ -63,7 +64,7 @@ def check(
     reasons = known or {}
     return [
         replace(result, known=reasons.get(result.axiom, ""))
-        for result in _shown(results, told, _n_axioms(found, axioms), progress or Silent())
+        for result in _shown(results, told, len(axioms_of(found, axioms)), progress or Silent())
     ]
 
 
@@ -105,11 +106,6 @@ def _checks(operator: Any, kind: str, *, name: str, stage: Stage | None, **optio
         from mashbill.audit.recursion_checks import check_recursion
 
         yield from check_recursion(operator, name=name, **options)
-
-
-def _n_axioms(kind: str, axioms: Collection[str] | None) -> int:
-    kinds = KINDS if kind == "weights" else (kind,)
-    return sum(axiom.kind in kinds and (axioms is None or axiom.id in axioms) for axiom in AXIOMS.values())
 
 
 def _shown(results: Iterable[CheckResult], name: str, n_axioms: int, progress: Progress) -> Iterator[CheckResult]:

@@ -9,12 +9,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from mashbill.audit import check
+from mashbill.audit.asked import axioms_of
 from mashbill.audit.axioms import AXIOMS, require_axiom
 from mashbill.audit.check import kind_of
 from mashbill.audit.moods import Stage
 from mashbill.audit.supply import Budget
 from mashbill.audit.verdicts import CheckResult
-from mashbill.audit.weight_checks import KINDS
 from mashbill.errors import MashbillError
 
 if TYPE_CHECKING:
@@ -69,6 +69,8 @@ def parametrize_with_axioms(
     for operator in _operators(operators):
         audit = _Audit(operator, axioms=axioms, options={"budget": budget, "seed": seed, "stage": stage})
         cases += [AxiomCheck(audit, axiom) for axiom in audit.asked]
+    if not cases:
+        raise ValueError(f"axioms={list(axioms or ())!r} are asked of none of these operators")
     for axiom in reasons.keys() - {case.axiom for case in cases}:
         raise ValueError(f"known={axiom!r} is not asked of these operators; take it away, or add it to `axioms`")
     parameters = [pytest.param(case, id=str(case), marks=_marks(pytest, reasons.get(case.axiom))) for case in cases]
@@ -127,15 +129,12 @@ class _Audit:
         return getattr(self.operator, "__name__", type(self.operator).__name__)
 
     @cached_property
-    def asked(self) -> list[str]:
-        kind = kind_of(self.operator)
-        kinds = KINDS if kind == "weights" else (kind,)
-        wanted = AXIOMS if self.axioms is None else self.axioms
-        return [axiom.id for axiom in AXIOMS.values() if axiom.kind in kinds and axiom.id in wanted]
+    def asked(self) -> tuple[str, ...]:
+        return axioms_of(kind_of(self.operator), self.axioms)
 
     @cached_property
     def results(self) -> dict[str, CheckResult]:
-        found = check(self.operator, name=self.name, axioms=self.axioms, **self.options)
+        found = check(self.operator, name=self.name, axioms=self.asked, **self.options)
         return {result.axiom: result for result in found}
 
 
