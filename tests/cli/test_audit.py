@@ -189,7 +189,12 @@ def test_a_run_is_audited_from_what_it_left(command, folder, stubbed):
     run.mkdir(parents=True)
     (run / "recipe.yaml").write_text((folder / "recipe.yaml").read_text(encoding="utf-8"))
     (run / "run.json").write_text(json.dumps({"tasks": ["mail", "chat"], "contexts": ["home"]}))  # its data may be gone
-    assert command("audit", run).code == 1
+    record = {"step": 1, "weights": {"all": {"office": 0.9, "workshop": 0.1}}, "divergence": 1.0}
+    (run / "records.jsonl").write_text(json.dumps(record) + "\n")
+    outcome = command("audit", run, "--html", run / "audit.html")
+    assert outcome.code == 1
+    assert "least weight 0.1 (records.jsonl" in outcome.out
+    assert "least weight 0.1" in Page((run / "audit.html").read_text(encoding="utf-8")).plain()
     opened = stubbed[0]["opened"]
     assert (opened.kind, opened.run) == ("run", run)
     assert (opened.target.stage.tasks, opened.target.stage.contexts) == (("mail", "chat"), ("home",))
@@ -286,9 +291,11 @@ def test_a_broken_sum_is_found_and_replays(command, rules):
 
 
 def test_the_composed_operator_of_a_recipe_conforms(command, folder):
-    words = ("--set", "weighting.bounds=[0.1, 0.8]", "--axioms", "token.III.1,token.III.2,token.III.3,composition.box")
+    words = ("--set", "weighting.bounds=[0.1, 0.8]", "--axioms", "token.III.3,composition.box")
     outcome = command("audit", folder / "recipe.yaml", *words)
     assert outcome.code == 0, outcome.out
+    assert "what follows" in outcome.out
+    assert "inherited" in outcome.out
 
 
 def test_a_quick_audit_of_a_small_operator_ends_soon(rules):

@@ -127,3 +127,26 @@ def test_a_witness_of_a_megabyte_is_cut_and_says_so() -> None:
 def test_the_same_audit_gives_the_same_page(tmp_path) -> None:
     place = write_audit(results(), output=tmp_path / "new" / "audit.html")
     assert place.read_text(encoding="utf-8") == render(results(), guarantees={})
+
+
+def test_what_follows_stands_below_the_operator() -> None:
+    seen = {"name": "least weight", "value": 0.04, "unit": "probability", "source": "records.jsonl"}
+    kept = {
+        "id": "weights.range",
+        "title": "range of weights",
+        "status": "inherited",
+        "statement": "every weight is in [0.05, 0.9]",
+        "premise": "certified by the audit",
+        "source": "Theorem IV.2",
+        "reason": "",
+        "measured": [seen],
+        "is_met": False,
+    }
+    not_kept = {**kept, "id": "x", "status": "not inherited", "statement": "", "reason": "it jumps", "measured": []}
+    page = Page(render(conforming(), guarantees={"my_rules:Calm": [kept, {**not_kept, "is_met": None}]}))
+    rows = page.tables[1][1:]
+    assert [row[1] for row in rows] == ["inherited", "not inherited"]
+    assert rows[1][2] == "it jumps"
+    assert "measured: least weight 0.040000 (records.jsonl)" in page.plain()
+    assert page.plain().count("outside the bound") == 1
+    assert "What follows" not in page_of(conforming()).plain()
