@@ -89,7 +89,7 @@ def _written(logs: Tensor) -> Any:
 def grid(n_rows: int, n_entries: int) -> Cases:
     """Return all pairs of simple distributions with simple weights: corners, ties, halves, and nearly corners.
 
-    For one or two rows of two or three entries; other sizes have too many.
+    Of two or three entries. Two rows have weights that differ; one row has all of it, three have roles and no weights.
     """
     if n_entries == 2:
         firsts = (0.5, 0.6, 0.4, 0.75, 0.25, 0.9, 0.1, 0.99, 0.01, 1 - 1e-6, 1e-6, 1.0, 0.0)

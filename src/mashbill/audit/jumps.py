@@ -64,7 +64,7 @@ def _at_zeros(
     best: Jump | None = None
     for n_entries in (2, 3):
         cases = _with_small_weights(ground.n_rows or 2, n_entries, moves_weights=moves_weights)
-        fixed = {name: torch.full((len(cases),), float(ends[0]), dtype=DOUBLE) for name, ends in extras.items()}
+        fixed = {name: ends.prod().sqrt().expand(len(cases)) for name, ends in extras.items()}
         cases = replace(cases, extras=fixed)
         jumps = [_to_zero(answer, cases, tally, weight=False)]
         if moves_weights:
@@ -169,11 +169,15 @@ def _paths(
     scores = torch.randn(2, k, n, generator=generator, dtype=DOUBLE)
     p = 0.002 + (1 - 0.002 * v) * (2 * logits).softmax(-1)
     w = 0.002 + (1 - 0.002 * k) * (2 * scores).softmax(1)
-    # A third of the paths move the distributions only, a third the weights only.
+    # A third of the paths move the distributions only, a third what else there is.
     kind = torch.randint(3, (n,), generator=generator)
     p[1] = torch.where((kind == 1)[None, :, None], p[0], p[1]) if moves_weights else p[1]
     w[1] = torch.where(kind == 0, w[0], w[1]) if moves_weights else w[0]
-    ends = {name: two.log()[:, None].expand(2, n) for name, two in extras.items()}
+    ends = {name: two.log()[:, None].repeat(1, n) for name, two in extras.items()}
+    for name, two in ends.items():
+        still = two[0] + (two[1] - two[0]) * torch.randint(1, 4, (n,), generator=generator) / 4
+        ends[name] = torch.where(kind == 0, still, two)
+        p[1] = torch.where((kind == 1)[None, :, None], p[0], p[1])
     return _Paths(p, w, ends)
 
 

@@ -120,8 +120,7 @@ class Ground:
     @cached_property
     def grids(self) -> tuple[Cases, ...]:
         """Grids of simple cases."""
-        n_rows = self.n_rows or 2
-        return tuple(grid(n_rows, n_entries) for n_entries in (2, 3)) if n_rows <= 2 else ()
+        return tuple(grid(self.n_rows or 2, n_entries) for n_entries in (2, 3))
 
     @cached_property
     def random(self) -> tuple[Cases, ...]:
