@@ -112,8 +112,7 @@ def released() -> Iterator[str]:
         "EBKD, entropies (.3, 1.2, 2.4)": published.ebkd.released_coefficients(three.new_tensor([0.3, 1.2, 2.4])),
         "Kendall, log-variances of losses (.2, .5, 1)": weights.kendall_raw(three.new_tensor([0.2, 0.5, 1.0])),
     }
-    yield "\nThe rules above divide by the sum. Some released codes multiply each teacher's loss with numbers that do not\n"
-    yield "sum to 1:\n\n"
+    yield "\nThe rules above divide by the sum. Some released codes multiply each loss with other numbers:\n\n"
     yield "| released code | coefficients | sum |\n|---|---|---|\n"
     for name, values in sums.items():
         yield f"| {name} | {', '.join(f'{x:.4g}' for x in values.tolist())} | {float(values.sum()):.4g} |\n"

@@ -66,7 +66,16 @@ def _certify_composed(operator: WeightOperator, sizes: Sequence[int]) -> Certifi
     for n_teachers in sizes:
         promise, structure = operator.declared(n_teachers), structure_of(operator, n_teachers)  # pyright: ignore[reportAttributeAccessIssue]
         assert structure is not None, "the caller looked"
-        cases.append({"n_teachers": n_teachers, **structure, "lowest": promise.lowest, "highest": promise.highest})
+        parts = [
+            dict(zip(("lowest", "highest"), _effective(n_teachers, part["lowest"], part["highest"]), strict=True))
+            | {"temperature": part["temperature"]}
+            for part in structure["parts"]
+        ]
+        reached = _product_range(parts, n_teachers)
+        box = None if structure["bounds"] is None else list(_effective(n_teachers, *structure["bounds"]))
+        finish = {"bounds": box, "guard": structure["guard"], "ordered": structure["ordered"]}
+        claimed = {"product": list(reached), "lowest": promise.lowest, "highest": promise.highest}
+        cases.append({"n_teachers": n_teachers, "parts": parts, **finish, **claimed})
     last = cases[-1]
     claim = f"weights within [{last['lowest']:.6g}, {last['highest']:.6g}] for {last['n_teachers']} teachers"
     premise = "scales are multiplied, ordered and guarded as the structure says; each keeps its own declared range"
@@ -82,7 +91,12 @@ def _recheck_composed(numbers: Numbers) -> bool:
 def _range_holds(case: Numbers) -> bool:
     """Hold a claimed range against the one that follows; a claim may be wider only by rounding."""
     n, low, high = case["n_teachers"], case["lowest"], case["highest"]
+    boxes = [(part["lowest"], part["highest"]) for part in case["parts"]]
+    if any(not _is_effective(n, box) for box in [*boxes, *([case["bounds"]] if case["bounds"] else [])]):
+        return False
     product_low, product_high = _product_range(case["parts"], n)
+    if max(abs(product_low - case["product"][0]), abs(product_high - case["product"][1])) > _CLOSE:
+        return False
     if case["ordered"]:
         product_high = 1 - (n - 1) * product_low
     if case["bounds"] is None:
@@ -102,6 +116,11 @@ def _range_holds(case: Numbers) -> bool:
 
 def _effective(n: int, low: float, high: float) -> tuple[float, float]:
     return min(max(low, 1 - (n - 1) * high), 1 / n), max(min(high, 1 - (n - 1) * low), 1 / n)
+
+
+def _is_effective(n: int, box: Sequence[float]) -> bool:
+    """Whether both ends of a box can be reached by weights that sum to 1, so that each of them counts."""
+    return max(abs(a - b) for a, b in zip(box, _effective(n, box[0], box[1]), strict=True)) < _CLOSE
 
 
 def _product_range(parts: Sequence[Mapping[str, float]], n: int) -> tuple[float, float]:
@@ -157,7 +176,12 @@ def certify_slope(operator: WeightOperator, promise: Declared, n_teachers: int) 
     claim = f"no weight moves faster than {promise.lipschitz:.6g} against {promise.metric}"
     structure = structure_of(operator, n_teachers)
     if structure is not None:
-        numbers = {"n_teachers": n_teachers, **structure, "lipschitz": promise.lipschitz}
+        parts = _only(structure, "score_lipschitz", "temperature")
+        # Only the guard that shrinks weights needs its bounds; the others cost the same for every box.
+        bounds = structure["bounds"] if structure["guard"] == "squash" else None
+        guard = structure["guard"] if structure["bounds"] is not None else "none"
+        numbers = {"n_teachers": n_teachers, "parts": parts, "bounds": bounds, "guard": guard}
+        numbers["lipschitz"] = promise.lipschitz
         premise = "each scale's log-weights keep the slope that it declares; softmax 1/2, order 1, guard as known"
         return _valid(Certificate("Lipschitz composition", claim, premise, numbers))
     if promise.score_lipschitz is None:
@@ -176,10 +200,10 @@ def _recheck_score(numbers: Numbers) -> bool:
 def _recheck_slope(numbers: Numbers) -> bool:
     parts, n = numbers["parts"], numbers["n_teachers"]
     slope = sum(part["score_lipschitz"] / part["temperature"] for part in parts) / 2
-    if numbers["bounds"] is not None and numbers["guard"] == "squash":
+    if numbers["guard"] == "squash":
         w_min, w_max = numbers["bounds"]
         slope *= min(1 - n * w_min, (n * w_max - 1) / (n - 1)) if n > 1 else 0.0
-    if numbers["bounds"] is not None and numbers["guard"] == "l2":
+    if numbers["guard"] == "l2":
         slope *= 2 * (1 - 1 / n)
     return abs(numbers["lipschitz"] - slope) <= _CLOSE * max(1.0, slope)
 
@@ -213,16 +237,14 @@ def certify_order(
         return None
     claim = "a teacher that is certified safer never counts less"
     premise = "log-weights are fitted to the order (isotonic), then guarded with bounds common to all teachers"
-    numbers = {"ordered": structure["ordered"], "bounds": structure["bounds"], "instances": list(instances)}
+    numbers = {"ordered": structure["ordered"], "instances": list(instances)}
     return _valid(Certificate("ordered projection", claim, premise, numbers))
 
 
 @rechecks("ordered projection")
 def _recheck_order(numbers: Numbers) -> bool:
-    low, high = numbers["bounds"] or (0.0, 1.0)
     return len(numbers["instances"]) > 0 and all(
         abs(math.fsum(one["weights"]) - 1) < 1e-6
-        and all(low - 1e-6 <= w <= high + 1e-6 for w in one["weights"])
         and all(one["weights"][safer] >= one["weights"][less] - 1e-6 for safer, less in one["pairs"])
         for one in numbers["instances"]
     )
@@ -246,14 +268,23 @@ def _recheck_student(numbers: Numbers) -> bool:
 def certify_feasible(bounds: tuple[float, float], sizes: Sequence[int]) -> Certificate | None:
     """Return the proof that some weights satisfy the bounds."""
     claim = f"weights within [{bounds[0]:g}, {bounds[1]:g}] exist for {', '.join(map(str, sizes))} teachers"
-    numbers = {"w_min": bounds[0], "w_max": bounds[1], "sizes": list(sizes)}
+    room = [[1 - n * bounds[0], n * bounds[1] - 1] for n in sizes]
+    numbers = {"w_min": bounds[0], "w_max": bounds[1], "sizes": list(sizes), "room": room}
     return _valid(Certificate("feasible box", claim, "none", numbers))
 
 
 @rechecks("feasible box")
 def _recheck_feasible(numbers: Numbers) -> bool:
     low, high = numbers["w_min"], numbers["w_max"]
-    return 0 <= low <= high and all(n * low <= 1 + _CLOSE and n * high >= 1 - _CLOSE for n in numbers["sizes"])
+    return 0 <= low <= high and all(
+        min(below, above) >= -_CLOSE and abs(1 - n * low - below) < _CLOSE and abs(n * high - 1 - above) < _CLOSE
+        for n, (below, above) in zip(numbers["sizes"], numbers["room"], strict=True)
+    )
+
+
+def _only(structure: Numbers, *keys: str) -> list[dict[str, float]]:
+    """Return the parts of a structure with the numbers that a proof needs, so that each of them counts."""
+    return [{key: part[key] for key in keys} for part in structure["parts"]]
 
 
 def _valid(certificate: Certificate) -> Certificate | None:

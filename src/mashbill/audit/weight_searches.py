@@ -110,17 +110,10 @@ class _Searches:
     def _slopes(self) -> Iterator[Case | None]:
         assert self.subject.promise is not None, "the caller looked"
         generator = torch.Generator().manual_seed(self.subject.seed + 3)
-        stage, rule, metric = self.subject.stage, self.subject.rule, self.subject.promise.metric
-        for number in range(2 * self.subject.effort.n_climbs):
+        rule, metric, effort = self.subject.rule, self.subject.promise.metric, self.subject.effort
+        for number in range(2 * effort.n_climbs):
             size = {"n_teachers": 2 + number % 2, "n_rows": 1, "n_positions": 1, "n_entries": 2 + number % 4}
-            world = make_world(
-                self.subject.stage, generator, mood=("plain", "sure", "flat", "tied")[number % 4], **size
-            )
-            if not raises(self.subject.rule, world):
-                yield steepest(
-                    self.subject.rule,
-                    world,
-                    self.subject.promise.metric,
-                    generator,
-                    n_moves=self.subject.effort.n_moves,
-                )
+            mood = ("plain", "sure", "flat", "tied")[number % 4]
+            world = make_world(self.subject.stage, generator, mood=mood, **size)
+            if not raises(rule, world):
+                yield steepest(rule, world, metric, generator, n_moves=effort.n_moves)
