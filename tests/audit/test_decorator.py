@@ -64,6 +64,8 @@ def test_operators_are_asked_the_axioms_of_their_kind():
     assert {AXIOMS[axiom].kind for axiom in rule} == {"weights", "composition", "contract"}
     pools = {id.partition("-")[2] for id in parameters(parametrize_with_axioms([pool]))}
     assert {AXIOMS[axiom].kind for axiom in pools} == {"pool", "contract"}
+    step = parameters(parametrize_with_axioms([pool], kind="recursion"))
+    assert {AXIOMS[case.axiom].kind for case, _ in step.values()} == {"recursion"}
     results = audit.check(pool, axioms=["pool.normalised", "contract.state"])
     assert [result.axiom for result in results] == list(axioms_of("pool", ["pool.normalised", "contract.state"]))
 
@@ -86,7 +88,8 @@ def test_what_is_asked_for_reaches_the_audit(stubbed):
     mark = parametrize_with_axioms([Surer()], axioms=["token.III.1"], budget="deep", seed=3, stage=stage)
     next(iter(parameters(mark).values()))[0]()
     assert stubbed == [
-        {"name": "Surer(beta=1.0)", "axioms": ("token.III.1",), "budget": "deep", "seed": 3, "stage": stage}
+        {"name": "Surer(beta=1.0)", "kind": "weights", "axioms": ("token.III.1",), "budget": "deep", "seed": 3}
+        | {"stage": stage}
     ]
 
 

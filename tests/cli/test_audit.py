@@ -131,10 +131,11 @@ def test_every_verdict_is_told_apart(command, rules, stubbed):
 
 def test_what_is_asked_reaches_the_audit(command, rules, stubbed):
     words = ("--axioms", "token.III.1, token.III.5", "--budget", "deep", "--seed", 3, "--known", "token.III.5=no order")
+    words = (*words, "--kind", "weights")
     outcome = command("audit", "own_rules:Surer", "own_rules:surer", *words)
     assert [each["opened"].target.name for each in stubbed] == ["own_rules:Surer", "own_rules:surer"]
     assert stubbed[0]["axioms"] == ["token.III.1", "token.III.5"]
-    assert (stubbed[0]["budget"], stubbed[0]["seed"]) == ("deep", 3)
+    assert (stubbed[0]["budget"], stubbed[0]["seed"], stubbed[0]["kind"]) == ("deep", 3, "weights")
     assert stubbed[0]["known"] == {"token.III.5": "no order"}
     assert "falsified (known)" in outcome.out
     assert "known: no order" in outcome.out
@@ -269,6 +270,17 @@ def test_an_option_is_bound_to_a_function_and_its_needs_stay(rules):
 
 
 # The real audit
+
+
+def test_what_could_be_anything_has_to_be_named(command, rules):
+    (rules / "own_rules.py").write_text(RULES + "\ndef step(a, b, c):\n    return a\n")
+    sys.modules.pop("own_rules", None)
+    outcome = command("audit", "own_rules:step")
+    assert outcome.code == 2
+    assert "requires 3 arguments; give --kind" in outcome.err
+    pool_axioms = command("audit", "own_rules:surer", "--kind", "pool", "--axioms", "pool.normalised")
+    assert pool_axioms.code == 1
+    assert "error" in pool_axioms.out
 
 
 @pytest.mark.parametrize("name", ["typo", "wrong_shape", "wrong_type", "whole_numbers"])

@@ -4,14 +4,14 @@ Not covered: running the tests; that is pytest's, which has to be installed for 
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from mashbill.audit import check
 from mashbill.audit.asked import axioms_of
 from mashbill.audit.axioms import AXIOMS, require_axiom
-from mashbill.audit.check import kind_of
+from mashbill.audit.check import OperatorKind, kind_of
 from mashbill.audit.moods import Stage
 from mashbill.audit.supply import Budget
 from mashbill.audit.verdicts import CheckResult
@@ -27,6 +27,7 @@ LONGEST_NAME = 60
 def parametrize_with_axioms(
     operators: Sequence[Callable[..., Any]],
     *,
+    kind: OperatorKind | None = None,
     axioms: Collection[str] | None = None,
     known: Mapping[str, str] | None = None,
     budget: Budget = "quick",
@@ -39,7 +40,8 @@ def parametrize_with_axioms(
     Operators that fail differently get a test function each. Each operator is audited once, when its first test runs.
 
     Args:
-        operators: Rules, pools, softenings; instances and functions, not classes.
+        operators: Rules, pools, softenings, recursions; instances and functions, not classes.
+        kind: What they are; by default told from their arguments, which a recursion's do not.
         axioms: Ids to ask; all of the operator's kind by default.
         known: Failures that are expected, ``{axiom id: reason}``.
         budget: As for :func:`mashbill.audit.check`.
@@ -67,7 +69,7 @@ def parametrize_with_axioms(
         require_axiom(axiom)
     cases = []
     for operator in _operators(operators):
-        audit = _Audit(operator, axioms=axioms, options={"budget": budget, "seed": seed, "stage": stage})
+        audit = _Audit(operator, kind or kind_of(operator), axioms, {"budget": budget, "seed": seed, "stage": stage})
         cases += [AxiomCheck(audit, axiom) for axiom in audit.asked]
     if not cases:
         raise ValueError(f"axioms={list(axioms or ())!r} are asked of none of these operators")
@@ -118,8 +120,9 @@ def told(result: CheckResult) -> str:
 @dataclass(frozen=True)
 class _Audit:
     operator: Callable[..., Any]
+    kind: OperatorKind
     axioms: Collection[str] | None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any]
 
     @cached_property
     def name(self) -> str:
@@ -130,11 +133,11 @@ class _Audit:
 
     @cached_property
     def asked(self) -> tuple[str, ...]:
-        return axioms_of(kind_of(self.operator), self.axioms)
+        return axioms_of(self.kind, self.axioms)
 
     @cached_property
     def results(self) -> dict[str, CheckResult]:
-        found = check(self.operator, name=self.name, axioms=self.asked, **self.options)
+        found = check(self.operator, name=self.name, kind=self.kind, axioms=self.asked, **self.options)
         return {result.axiom: result for result in found}
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mashbill.progress import Progress
 
 Budget = Literal["quick", "standard", "deep"]
+Kind = Literal["weights", "pool", "softening", "recursion"]
 VIOLATED = 1
 """Exit code when an axiom is broken, or the operator failed, and nobody expected it."""
 
@@ -36,6 +37,10 @@ def audit(  # noqa: PLR0917  # the command line's options, not a call's argument
         Budget, typer.Option(help="How hard to search: seconds, up to a minute, or minutes for each operator.")
     ] = "quick",
     seed: Annotated[int, typer.Option(min=0, help="Of every search.")] = 0,
+    kind: Annotated[
+        Kind | None,
+        typer.Option(help="What the operators are, where their arguments do not tell: a recursion's do not."),
+    ] = None,
     known: Annotated[
         list[str] | None,
         typer.Option(metavar="AXIOM=REASON", help="A failure that is expected, and why. Repeatable."),
@@ -62,33 +67,21 @@ def audit(  # noqa: PLR0917  # the command line's options, not a call's argument
     prepare_libraries()
     opened = open_targets(targets, plugin or (), set_ or ())
     progress = for_stderr()
-    found = {
-        one.target.name: checked(one, axioms=chosen, budget=budget, seed=seed, known=expected, progress=progress)
-        for one in opened
-    }
+    options = {"axioms": chosen, "budget": budget, "seed": seed, "kind": kind, "known": expected}
+    found = {one.target.name: checked(one, progress=progress, **options) for one in opened}
     return _reply(opened, found, html, {"budget": budget, "seed": seed})
 
 
-def checked(
-    opened: Opened,
-    *,
-    axioms: Sequence[str] | None,
-    budget: Budget,
-    seed: int,
-    known: Mapping[str, str],
-    progress: "Progress",
-) -> "list[CheckResult]":
-    """Audit one operator."""
+def checked(opened: Opened, *, progress: "Progress", **options: Any) -> "list[CheckResult]":
+    """Audit one operator; the options are those of :func:`mashbill.audit.check`."""
     from mashbill.audit import check
 
     target = opened.target
     try:
-        return check(
-            target.operator, name=target.name, axioms=axioms, stage=target.stage, budget=budget, seed=seed,
-            known=known, progress=progress,
-        )  # fmt: skip
+        return check(target.operator, name=target.name, stage=target.stage, progress=progress, **options)
     except ValueError as error:  # what the audit cannot ask of such an operator
-        raise MashbillError(str(error), where=target.name) from error
+        what = str(error).replace("give kind=", "give --kind")
+        raise MashbillError(what, where=target.name) from error
 
 
 def _reply(
