@@ -150,10 +150,12 @@ def _inside(
 ) -> Jump | None:
     generator, effort = ground.generator(), ground.effort
     least = 30 * JUMP if coarse else JUMP
+    # What else moves, a temperature, is asked one number at a time: finer paths, and fewer of them.
+    n_paths, n_points = (effort.n_paths // 4, 4 * effort.n_points) if extras else (effort.n_paths, effort.n_points)
     n_rows = ground.n_rows
     for k, v in ((2, 2), (2, 3), (3, 3), (3, 6)) if n_rows is None else ((n_rows, 2), (n_rows, 3), (n_rows, 6)):
-        paths = _paths(generator, effort.n_paths, k, v, moves_weights=moves_weights, extras=extras)
-        shares = torch.linspace(0, 1, effort.n_points + 1, dtype=DOUBLE)
+        paths = _paths(generator, n_paths, k, v, moves_weights=moves_weights, extras=extras)
+        shares = torch.linspace(0, 1, n_points + 1, dtype=DOUBLE)
         seen = _along(answer, paths, shares)
         tally.add("bisection", seen.shape[0] * seen.shape[1])
         jump = _bisect(answer, paths, shares, seen, least=least, tally=tally)
@@ -197,7 +199,7 @@ def _bisect(answer: Answer, paths: _Paths, shares: Tensor, seen: Tensor, *, leas
     around = torch.cat([steps[1:2], (steps[:-2] + steps[2:]) / 2, steps[-2:-1]])
     odd = (steps - around).abs().amax(dim=-1).nan_to_num(0, 0, 0)
     n_steps = len(steps)
-    candidates = odd.T.flatten().topk(min(256, odd.numel())).indices
+    candidates = odd.T.flatten().topk(min(16 if paths.extras else 256, odd.numel())).indices
     path, place = candidates // n_steps, candidates % n_steps
     chosen = paths.pick(path)
     low, high = shares[place], shares[place + 1]
