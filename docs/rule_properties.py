@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from mashbill import weights
-from mashbill.audit.check import check
+from mashbill.audit.checking import check
 from mashbill.audit.moods import Stage
 from mashbill.audit.verdicts import CheckResult
 from mashbill.weights import published

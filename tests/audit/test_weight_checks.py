@@ -10,7 +10,7 @@ import torch
 
 import mashbill as mb
 from mashbill.audit.axioms import AXIOMS
-from mashbill.audit.check import check
+from mashbill.audit.checking import check
 from mashbill.audit.moods import Stage
 from mashbill.audit.replaying import replay
 from mashbill.audit.supply import require_budget

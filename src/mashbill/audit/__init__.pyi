@@ -2,7 +2,7 @@ from . import independence as independence
 from .axioms import AXIOMS as AXIOMS
 from .axioms import Axiom as Axiom
 from .axioms import require_axiom as require_axiom
-from .check import check as check
+from .checking import check as check
 from .decorator import parametrize_with_axioms as parametrize_with_axioms
 from .moods import Stage as Stage
 from .replaying import replay as replay

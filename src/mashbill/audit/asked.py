@@ -10,7 +10,7 @@ def axioms_of(kind: str, axioms: Collection[str] | None = None) -> tuple[str, ..
     """Return the ids that are asked of a kind of operator, or those of them that the caller chose.
 
     Args:
-        kind: ``"weights"``, ``"pool"``, ``"softening"`` or ``"recursion"``.
+        kind: ``"weights"``, ``"pool"``, ``"softening"``, ``"recursion"`` or ``"sequence"``.
         axioms: Only these ids.
 
     >>> axioms_of("recursion")
@@ -28,6 +28,10 @@ def _all_of(kind: str) -> tuple[str, ...]:
         from mashbill.audit.softening_checks import SOFTENING_AXIOMS
 
         return SOFTENING_AXIOMS
+    if kind == "sequence":
+        from mashbill.audit.sequence_checks import SEQUENCE_AXIOMS
+
+        return SEQUENCE_AXIOMS
     if kind == "recursion":
         from mashbill.audit.recursion_checks import RECURSION_AXIOMS
 

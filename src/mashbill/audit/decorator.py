@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mashbill.audit import check
 from mashbill.audit.asked import axioms_of
 from mashbill.audit.axioms import AXIOMS, require_axiom
-from mashbill.audit.check import OperatorKind, kind_of
+from mashbill.audit.checking import OperatorKind, kind_of
 from mashbill.audit.moods import Stage
 from mashbill.audit.supply import Budget
 from mashbill.audit.verdicts import CheckResult

@@ -1,11 +1,28 @@
 """Showing a counter-example again, from the numbers that its witness carries."""
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 from mashbill.audit.situations import Case
+from mashbill.audit.slopes import excess
 from mashbill.audit.verdicts import Witness
 from mashbill.audit.violations import VIOLATIONS
+
+_ELSEWHERE = {
+    "pool": ("pool_checks", "replay_pool"),
+    "softening": ("softening_checks", "replay_softening"),
+    "recursion": ("recursion_checks", "replay_recursion"),
+    "sequence": ("sequence_checks", "replay_sequence"),
+}
+"""Where witnesses of other kinds are shown again; imported when there is one."""
+
+_OTHERS = {
+    "pool": ("pool_checks", "replay_pool"),
+    "softening": ("softening_checks", "replay_softening"),
+    "recursion": ("recursion_checks", "replay_recursion"),
+    "sequence": ("sequence_checks", "replay_sequence"),
+}
 
 
 def replay(witness: Witness | Mapping[str, Any], operator: Any) -> float:
@@ -19,11 +36,13 @@ def replay(witness: Witness | Mapping[str, Any], operator: Any) -> float:
         ValueError: The inputs are of no known kind.
     """
     inputs = witness.inputs if isinstance(witness, Witness) else witness
-    if inputs.get("kind") != "weights":
-        raise ValueError(f"kind={inputs.get('kind')!r} is no kind of witness; expected weights")
+    kind = inputs.get("kind")
+    if kind in _ELSEWHERE:
+        module, name = _ELSEWHERE[kind]
+        return getattr(import_module(f"mashbill.audit.{module}"), name)(inputs, operator)
+    if kind != "weights":
+        raise ValueError(f"kind={kind!r} is no kind of witness; it must be one of weights, {', '.join(_ELSEWHERE)}")
     case = Case.from_json(inputs)
     if inputs["axiom"] == "contract.lipschitz":
-        from mashbill.audit.slopes import excess
-
         return excess(operator, case)
     return VIOLATIONS[inputs["axiom"]](operator, case)

@@ -11,7 +11,7 @@ from mashbill.audit.axioms import Axiom
 from mashbill.audit.moods import Stage
 from mashbill.audit.situations import Case
 from mashbill.audit.supply import Effort, worlds
-from mashbill.audit.violations import VIOLATIONS, declared_by
+from mashbill.audit.violations import VIOLATIONS, answer, declared_by, shape
 from mashbill.audit.worlds import World
 from mashbill.weights.evidence import Declared, WeightOperator
 
@@ -81,6 +81,22 @@ class Subject:
     def usable(self) -> list[tuple[str, World]]:
         """The situations in which it answers."""
         return [(mood, world) for mood, world in self.supply if not raises(self.rule, world)]
+
+    @cached_property
+    def unreadable(self) -> str:
+        """Why the operator's answers cannot be read at all, in one sentence; empty if they can."""
+        world = next(world for _, world in self.supply)
+        try:
+            said = answer(self.rule, world)
+        except Exception as error:  # whatever the operator's own code raises
+            told = str(error).strip().splitlines()
+            return f"the operator raised {type(error).__name__}: {told[0] if told else ''}"[:300]
+        if shape(self.rule, Case(world)) <= 0:
+            return ""
+        (k, b, t, _), what = world.logits.shape, type(said).__name__
+        if isinstance(said, torch.Tensor):
+            what = f"shape {tuple(said.shape)} in {str(said.dtype).removeprefix('torch.')}"
+        return f"the answer has {what}; log-weights are ({k}, {b}, {t}) or ({k}, {b}, 1) in float32 or float64"
 
     def applies(self, axiom: Axiom) -> str:
         """Return why an axiom does not apply, or nothing."""

@@ -33,6 +33,7 @@ KINDS = ("weights", "composition", "contract")
 REPLAY = """from mashbill.audit import replay
 inputs = ...  # the `inputs` of this witness
 print(replay(inputs, operator))  # above 0: still violated"""
+_OF_ANSWERS = ("contract.answer", "contract.shape")
 _Found = tuple[Case, str] | None
 
 
@@ -77,6 +78,8 @@ class _Audit:
         )
         if result.reason:
             return result
+        if self.subject.unreadable and axiom.id not in _OF_ANSWERS:
+            return tell(result, verdict="error", reason=self.subject.unreadable)
         try:
             found, attempts, searches = self._attack(axiom)
             result = tell(result, attempts=attempts, searches=searches)
@@ -89,8 +92,6 @@ class _Audit:
             return tell(result, verdict="error", reason=reason[:300])
         if certificate is not None:
             return tell(result, verdict="certified", reason=certificate.claim, certificate=certificate)
-        if attempts == 0:
-            return tell(result, verdict="error", reason="the operator raised in every situation")
         reason = f"{attempts} situations, {', '.join(searches)}: no violation found"
         return tell(result, verdict="survived", reason=reason)
 
@@ -98,7 +99,7 @@ class _Audit:
         measure = VIOLATIONS.get(axiom.id, _steepness)
         case = shrink(case, lambda smaller: _exceeds(measure, self.subject.rule, smaller), self.subject.stage)
         violation = measure(self.subject.rule, case)
-        told = tell_case(self.subject.rule, axiom, case)
+        told = self.subject.unreadable or tell_case(self.subject.rule, axiom, case)
         inputs = {"axiom": axiom.id, **case.to_json()}
         witness = Witness(told, inputs, violation, search, REPLAY)
         return replace(result, verdict="falsified", reason=told, witness=witness)

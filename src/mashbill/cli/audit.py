@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mashbill.progress import Progress
 
 Budget = Literal["quick", "standard", "deep"]
-Kind = Literal["weights", "pool", "softening", "recursion"]
+Kind = Literal["weights", "pool", "softening", "recursion", "sequence"]
 VIOLATED = 1
 """Exit code when an axiom is broken, or the operator failed, and nobody expected it."""
 

@@ -190,9 +190,10 @@ def _matrices(operators: Sequence[Operator]) -> list[Matrix]:
     by_kind: dict[str, list[Operator]] = {}
     for operator in operators:
         groups = {axiom.partition(".")[0] for axiom in operator.cells}
-        kind = next((name for name in ("pool", "softening", "recursion") if name in groups), "weights")
+        kind = next((name for name in ("pool", "softening", "recursion", "sequence") if name in groups), "weights")
         by_kind.setdefault(kind, []).append(operator)
     captions = {"weights": "Weight rules", "pool": "Pools", "softening": "Softenings", "recursion": "Recursions"}
+    captions["sequence"] = "Rules inside a sequence"
     return [Matrix(captions[kind], members, _groups(members)) for kind, members in by_kind.items()]
 
 

@@ -266,10 +266,13 @@ def _ordered(values: Float[Tensor, "B T K"], evidence: Evidence, order: Order) -
         return values
     if isinstance(order, SafetyOrder):
         return orders.fit(values, order)
-    for name, pairs in evidence.orders.items():
-        if name not in evidence.contexts:  # a scorecard may know more contexts than these rows have
-            continue
+    # A scorecard may know contexts that the data has not. Those without a row here are left out where looking is free.
+    known = [name for name in evidence.orders if name in evidence.contexts]
+    if evidence.context.device.type == "cpu":
+        present = set(evidence.context.tolist())
+        known = [name for name in known if evidence.contexts.index(name) in present]
+    for name in known:
         in_context = (evidence.context == evidence.contexts.index(name)).reshape(-1, 1, 1)
-        fitted = orders.fit(values, orders.order_of(evidence.n_teachers, pairs))
+        fitted = orders.fit(values, orders.order_of(evidence.n_teachers, evidence.orders[name]))
         values = torch.where(in_context, fitted, values)
     return values

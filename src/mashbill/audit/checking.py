@@ -13,7 +13,7 @@ from mashbill.audit.verdicts import CheckResult
 from mashbill.audit.weight_checks import check_weights
 from mashbill.progress import Progress, Silent
 
-OperatorKind = Literal["weights", "pool", "softening", "recursion"]
+OperatorKind = Literal["weights", "pool", "softening", "recursion", "sequence"]
 
 
 def check(
@@ -33,7 +33,8 @@ def check(
     Args:
         operator: A weight rule, a pool, a softening or one step of a recursion.
         name: What to call it; its own name by default.
-        kind: What it is; by default told from its arguments.
+        kind: What it is; by default told from its arguments. A ``"sequence"`` is a weight rule that learns inside a row
+            and is asked what it may lose against the best teacher.
         axioms: Ids to look at; all of the kind by default.
         stage: For weight rules, the names of teachers, tasks and contexts that it was made for.
         budget: ``"quick"`` seconds, ``"standard"`` within a minute, ``"deep"`` minutes.
@@ -102,6 +103,10 @@ def _checks(operator: Any, kind: str, *, name: str, stage: Stage | None, **optio
         from mashbill.audit.softening_checks import check_softening
 
         yield from check_softening(operator, name=name, **options)
+    elif kind == "sequence":
+        from mashbill.audit.sequence_checks import check_sequence
+
+        yield from check_sequence(operator, name=name, stage=stage, **options)
     else:
         from mashbill.audit.recursion_checks import check_recursion
 
