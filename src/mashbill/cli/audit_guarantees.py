@@ -26,6 +26,8 @@ def guarantees_of(opened: Opened, results: "Sequence[CheckResult]") -> "list[Gua
         pool=recipe.distill.pool,
         scales=[(promise.lowest, promise.highest) for promise in scales],
         has_order=recipe.weighting.order is not None,
+        divergence=recipe.distill.divergence.name,
+        temperature=recipe.distill.divergence.temperature,
         audited=results,
         measurements=measured(opened.run) if opened.run is not None else None,
     )
