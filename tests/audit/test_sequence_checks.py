@@ -169,6 +169,20 @@ def test_another_forecaster_than_declared_is_not_certified() -> None:
     assert result.certificate is None
 
 
+def test_rules_that_fail_or_waver_are_left_to_the_contract() -> None:
+    answers = iter(range(1000))
+
+    def wavering(evidence, /):
+        return torch.log_softmax(next(answers) * evidence.statistics.gini, dim=0)
+
+    def failing(evidence, /):
+        raise RuntimeError("no such thing")
+
+    assert {result.reason for result in check_sequence(wavering)} == {"the rule answers the same evidence in two ways"}
+    assert {result.reason for result in check_sequence(failing)} == {"the operator raised RuntimeError: no such thing"}
+    assert {result.verdict for result in check_sequence(failing)} == {"not applicable"}
+
+
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(ValueError, match=r"axiom='pool.unsafe' is asked of no sequence"):
         check_sequence(Bayes(), axioms=["pool.unsafe"])

@@ -17,13 +17,6 @@ _ELSEWHERE = {
 }
 """Where witnesses of other kinds are shown again; imported when there is one."""
 
-_OTHERS = {
-    "pool": ("pool_checks", "replay_pool"),
-    "softening": ("softening_checks", "replay_softening"),
-    "recursion": ("recursion_checks", "replay_recursion"),
-    "sequence": ("sequence_checks", "replay_sequence"),
-}
-
 
 def replay(witness: Witness | Mapping[str, Any], operator: Any) -> float:
     """Return the violation of a witness, computed again; above 0 it still refutes.

@@ -14,16 +14,19 @@ import torch
 from mashbill.audit import sequence_forms
 from mashbill.audit.axioms import require_axiom
 from mashbill.audit.moods import Stage
-from mashbill.audit.reporting import Checked, NotApplicable, named, report
+from mashbill.audit.reporting import Checked, NotApplicable, named, report, told_error
 from mashbill.audit.searching import Budget, Tally, effort_of
 from mashbill.audit.sequences import (
-    DOUBLE,
     NO_LABEL,
     Sequences,
     Stated,
     best_path_losses,
+    cut_rows,
+    flipped_rows,
     losses,
     of_numbers,
+    other_label,
+    random_rows,
     stated_by,
     weights_of,
 )
@@ -60,7 +63,7 @@ def check_sequence(
         stage: The names that the rule was made for.
         budget: ``quick`` takes about a second, ``standard`` half a minute, ``deep`` some minutes.
         seed: Of all random cases.
-        bound: What it may lose against the best teacher, in nats; what it states by default, else ``ln K``.
+        bound: What it may lose against the best teacher, in nats; what the rule states by default, else ``ln K``.
 
     Returns:
         One result an axiom, in the order of :data:`SEQUENCE_AXIOMS`.
@@ -129,14 +132,19 @@ class _Auditor:
 
     @torch.no_grad()
     def _notices_labels(self, rows: Sequences) -> bool:
-        here, there = (weights_of(self.rule, one, self.stage) for one in (rows, _flipped(rows)))
+        try:
+            here, there, again = (weights_of(self.rule, one, self.stage) for one in (rows, flipped_rows(rows), rows))
+        except Exception as error:  # whatever it is, it is the contract's affair and not that of sequences
+            raise NotApplicable(told_error(error)) from error
+        if not torch.equal(here, again):
+            raise NotApplicable("the rule answers the same evidence in two ways")
         return bool((here - there).abs().max() > 1e-9)
 
     def _batches(self, n_rows: int) -> Iterator[Sequences]:
         generator = torch.Generator().manual_seed(self.seed)
         for n_wanted, n_positions in _SIZES:
             n_teachers = len(self.stage.teachers_for(n_wanted))
-            yield _random(generator, n_teachers, n_rows, n_positions)
+            yield random_rows(generator, n_teachers, n_rows, n_positions)
 
     @torch.no_grad()
     def _causal(self, tally: Tally) -> Witness | None:
@@ -151,13 +159,13 @@ class _Auditor:
                         broken = partial(_foresight_alone, self.rule, self.stage, position, label)
                         if broken(one) > 1e-6:
                             # The positions behind are needed only if the rule looks at them.
-                            short = _cut(one, position + 1)
+                            short = cut_rows(one, position + 1)
                             one = _rounded(short if broken(short) > 1e-6 else one, broken)
                             return self._witness_of_foresight(one, position, label, broken(one))
         return None
 
     def _witness_of_foresight(self, rows: Sequences, position: int, label: int | None, amount: float) -> Witness:
-        now = label if label is not None else int(_other(rows.labels[0, position]))
+        now = label if label is not None else int(other_label(rows.labels[0, position]))
         what = "disappears" if now == NO_LABEL else f"becomes {now}"
         inputs = self._inputs("sequence.causal", rows) | {"position": position, "label": now}
         told = f"a weight at or before position {position} changes by {amount:.4g} when the label there {what}"
@@ -210,7 +218,7 @@ class _Auditor:
 def _foresight(rule: WeightOperator, rows: Sequences, stage: Stage, position: int, label: int | None) -> Tensor:
     """Return how much weights up to a position change with the label there, ``[B]``; None is the other label."""
     labels = rows.labels.clone()
-    labels[:, position] = _other(labels[:, position]) if label is None else label
+    labels[:, position] = other_label(labels[:, position]) if label is None else label
     here = weights_of(rule, rows, stage).exp()[..., : position + 1]
     there = weights_of(rule, replace(rows, labels=labels), stage).exp()[..., : position + 1]
     return (here - there).abs().nan_to_num(0).amax(dim=(0, 2))
@@ -236,37 +244,6 @@ def _excess(axiom: str, rule: WeightOperator, rows: Sequences, stage: Stage, sta
     return torch.stack(excess).amax(dim=0)
 
 
-def _random(generator: torch.Generator, n_teachers: int, n_rows: int, n_positions: int) -> Sequences:
-    """Rows of even and of sure teachers, of a perfect one, of one perfect after another, some labels missing."""
-    shape = (n_teachers, n_rows, n_positions)
-    logits = torch.randn(shape, generator=generator, dtype=DOUBLE)
-    size = 10 ** (2 * torch.rand(n_rows, generator=generator, dtype=DOUBLE) - 1)
-    best = torch.randint(n_teachers, (n_rows, 1), generator=generator)
-    length = torch.randint(2, max(3, n_positions), (n_rows, 1), generator=generator)
-    kind = torch.arange(n_rows) % 4
-    turn = torch.where((kind == 2)[:, None], torch.arange(n_positions) // length, 0)
-    is_best = (best + turn) % n_teachers == torch.arange(n_teachers)[:, None, None]
-    perfect = torch.where(is_best, 1.0, -1.0) * size[:, None]
-    logits = torch.where((kind >= 1)[:, None] & (kind <= 2)[:, None], perfect, logits * size[:, None])
-    labels = (torch.rand(n_rows, n_positions, generator=generator) < 0.5).long() * (kind == 0)[:, None]
-    missing = (torch.rand(n_rows, n_positions, generator=generator) < 0.3) & (kind == 3)[:, None]
-    mask = torch.rand(n_rows, n_positions, generator=generator) > 0.2 * (kind == 3)[:, None]
-    return Sequences(logits, labels.masked_fill(missing, NO_LABEL), mask)
-
-
-def _flipped(rows: Sequences) -> Sequences:
-    return replace(rows, labels=_other(rows.labels))
-
-
-def _other(labels: Tensor) -> Tensor:
-    """Return 1 for 0, and 0 for 1 or no label."""
-    return (labels == 0).long()
-
-
-def _cut(rows: Sequences, n_positions: int) -> Sequences:
-    return Sequences(rows.logits[..., :n_positions], rows.labels[:, :n_positions], rows.mask[:, :n_positions])
-
-
 def _climbed(rows: Sequences, measure: Callable[[Sequences], Tensor], n_steps: int, tally: Tally) -> Sequences | None:
     """Return the rows after some steps uphill, None if the rule has no gradient and its losses none."""
     for step in range(n_steps):
@@ -287,7 +264,7 @@ def _rounded(rows: Sequences, broken: Callable[[Sequences], float]) -> Sequences
     """Return the row with fewer positions and digits, broken by a fair part all the same."""
     wanted = max(2e-5, min(0.3 * broken(rows), 1e-3))
     for n_positions in range(1, rows.logits.shape[-1]):
-        short = _cut(rows, n_positions)
+        short = cut_rows(rows, n_positions)
         try:
             if broken(short) >= wanted:
                 rows = short

@@ -79,6 +79,39 @@ def of_numbers(p: Sequence[Sequence[float]], labels: Sequence[int], counts: Sequ
     return Sequences(given.log() - (-given).log1p(), torch.tensor([labels]), torch.tensor([counts]))
 
 
+def random_rows(generator: torch.Generator, n_teachers: int, n_rows: int, n_positions: int) -> Sequences:
+    """Rows of even and of sure teachers, of a perfect one, of one perfect after another, some labels missing."""
+    shape = (n_teachers, n_rows, n_positions)
+    logits = torch.randn(shape, generator=generator, dtype=DOUBLE)
+    size = 10 ** (2 * torch.rand(n_rows, generator=generator, dtype=DOUBLE) - 1)
+    best = torch.randint(n_teachers, (n_rows, 1), generator=generator)
+    length = torch.randint(2, max(3, n_positions), (n_rows, 1), generator=generator)
+    kind = torch.arange(n_rows) % 4
+    turn = torch.where((kind == 2)[:, None], torch.arange(n_positions) // length, 0)
+    is_best = (best + turn) % n_teachers == torch.arange(n_teachers)[:, None, None]
+    perfect = torch.where(is_best, 1.0, -1.0) * size[:, None]
+    logits = torch.where((kind >= 1)[:, None] & (kind <= 2)[:, None], perfect, logits * size[:, None])
+    labels = (torch.rand(n_rows, n_positions, generator=generator) < 0.5).long() * (kind == 0)[:, None]
+    missing = (torch.rand(n_rows, n_positions, generator=generator) < 0.3) & (kind == 3)[:, None]
+    mask = torch.rand(n_rows, n_positions, generator=generator) > 0.2 * (kind == 3)[:, None]
+    return Sequences(logits, labels.masked_fill(missing, NO_LABEL), mask)
+
+
+def flipped_rows(rows: Sequences) -> Sequences:
+    """Return the rows with other labels."""
+    return replace(rows, labels=other_label(rows.labels))
+
+
+def other_label(labels: Tensor) -> Tensor:
+    """Return 1 for 0, and 0 for 1 or no label."""
+    return (labels == 0).long()
+
+
+def cut_rows(rows: Sequences, n_positions: int) -> Sequences:
+    """Return the first positions."""
+    return Sequences(rows.logits[..., :n_positions], rows.labels[:, :n_positions], rows.mask[:, :n_positions])
+
+
 def weights_of(rule: WeightOperator, rows: Sequences, stage: Stage) -> Float[Tensor, "K B T"]:
     """Return the rule's log-weights, one for each position, normalised."""
     log_weights = rule(rows.world(stage).evidence()).double()
@@ -149,9 +182,9 @@ class Stated:
 
 
 def stated_by(rule: Any) -> Stated | None:
-    """Return what a rule states by its attributes ``rate``, ``temperature`` and ``prior``; None for no guarantee.
+    """Return what a rule states by its attributes ``rate``, ``temperature`` and ``prior``; None for no bound.
 
-    A rule that says nothing is held to ``ln K``, what Bayes' rule loses. A temperature below 1 guarantees nothing.
+    A rule that states nothing is held to ``ln K``, what Bayes' rule loses; a temperature below 1 guarantees nothing.
     """
     prior = getattr(rule, "prior", None)
     prior = prior if isinstance(prior, Mapping) else None
