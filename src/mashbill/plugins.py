@@ -10,7 +10,8 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
@@ -110,6 +111,21 @@ def provider(kind: Kind, name: str) -> str:
     return ""
 
 
+@dataclass(frozen=True)
+class Option:
+    """An option of one of our own classes, as its source declares it.
+
+    Attributes:
+        annotation: The type, as written.
+        choices: What it may be, if the type is a ``Literal``.
+        is_required: Whether it has no default.
+    """
+
+    annotation: str
+    choices: tuple[Any, ...]
+    is_required: bool
+
+
 def options(kind: Kind, name: str) -> list[str] | None:
     """Return the names of a plug-in's options, or None if they cannot be known without importing its package.
 
@@ -118,9 +134,17 @@ def options(kind: Kind, name: str) -> list[str] | None:
     """
     if name in _given.get(kind, {}):
         return accepted(_given[kind][name])
+    declared = declared_options(kind, name)
+    return None if declared is None else list(declared)
+
+
+def declared_options(kind: Kind, name: str) -> dict[str, Option] | None:
+    """Return the options of one of our own classes, read from its source text; None for what others provide."""
+    if name in _given.get(kind, {}):
+        return None
     for point in _installed(kind):
         if point.name == name and point.value.startswith("mashbill."):
-            return _fields_in_source(point)
+            return _options_in_source(point)
     return None
 
 
@@ -136,25 +160,61 @@ def accepted(factory: Callable[..., Any]) -> list[str] | None:
     return [parameter.name for parameter in parameters if parameter.kind in by_name]
 
 
-def _fields_in_source(point: EntryPoint) -> list[str] | None:
-    spec = find_spec(point.module)
-    if spec is None or spec.origin is None:
-        return None
-    body = ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body
+def _options_in_source(point: EntryPoint) -> dict[str, Option] | None:
+    body = _source_of(point.module)
     classes = [node for node in body if isinstance(node, ast.ClassDef) and node.name == point.attr]
     if not classes:
         return None
     inits = [node for node in classes[0].body if isinstance(node, ast.FunctionDef) and node.name == "__init__"]
-    if inits:
-        arguments = inits[0].args
-        named = [argument.arg for argument in (*arguments.args[1:], *arguments.kwonlyargs)]
-        return None if arguments.kwarg else named
-    fields = [node for node in classes[0].body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
-    return [
-        node.target.id
-        for node in fields
-        if isinstance(node.target, ast.Name) and "ClassVar" not in ast.unparse(node.annotation)
-    ]
+    if inits and inits[0].args.kwarg:
+        return None
+    found = _arguments(inits[0].args) if inits else _fields(classes[0])
+    return {
+        name: Option(ast.unparse(type_) if type_ else "Any", _choices(type_, body), is_required)
+        for name, type_, is_required in found
+    }
+
+
+def _arguments(given: ast.arguments) -> Iterator[tuple[str, ast.expr | None, bool]]:
+    first_default = len(given.args) - len(given.defaults)
+    for place, argument in enumerate(given.args[1:], start=1):
+        yield argument.arg, argument.annotation, place < first_default
+    for argument, default in zip(given.kwonlyargs, given.kw_defaults, strict=True):
+        yield argument.arg, argument.annotation, default is None
+
+
+def _fields(node: ast.ClassDef) -> Iterator[tuple[str, ast.expr, bool]]:
+    for each in node.body:
+        if not isinstance(each, ast.AnnAssign) or not isinstance(each.target, ast.Name):
+            continue
+        if "ClassVar" not in ast.unparse(each.annotation):
+            yield each.target.id, each.annotation, each.value is None
+
+
+def _choices(type_: ast.expr | None, body: list[ast.stmt]) -> tuple[Any, ...]:
+    """Return what a ``Literal`` allows, also where it has a name of its own, here or in one of our modules."""
+    if isinstance(type_, ast.Subscript) and ast.unparse(type_.value) == "Literal":
+        return ast.literal_eval(
+            f"({ast.unparse(type_.slice)},)" if not isinstance(type_.slice, ast.Tuple) else type_.slice
+        )
+    if not isinstance(type_, ast.Name):
+        return ()
+    for node in body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == type_.id:
+            return _choices(node.value, body)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mashbill."):
+            for alias in node.names:
+                if (alias.asname or alias.name) == type_.id:
+                    return _choices(ast.Name(alias.name), _source_of(str(node.module)))
+    return ()
+
+
+@cache
+def _source_of(module: str) -> list[ast.stmt]:
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
+        return []
+    return ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body
 
 
 def _installed(kind: Kind) -> list[EntryPoint]:

@@ -1,26 +1,22 @@
 """Whether a recipe's weights can be what it asks for: rules, bounds, order, and the names they use."""
 
-import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from mashbill import plugins
 from mashbill.errors import MashbillError, Problem, did_you_mean
 from mashbill.train.check_models import unknown_options
+from mashbill.train.check_options import check_options
+from mashbill.train.check_tables import Names, check_tables, no_teacher
 from mashbill.train.loading import Loaded
 from mashbill.train.recipe import Rule
 
 SCALES = ("token", "task", "context")
 
 
-@dataclass(frozen=True)
-class Names:
-    """What the training rows name; None where they could not be read in full."""
-
-    tasks: tuple[str, ...] | None = None
-    contexts: tuple[str, ...] | None = None
+READS_LABELS = ("bayes", "fixed_share", "camkd", "mtkdrl", "nemo_rl")
+"""Our rules that weigh a teacher by what it says of a row's label; ``nemo_rl`` only with ``metric: ce``."""
 
 
 def rules(loaded: Loaded) -> Iterator[tuple[str, Rule]]:
@@ -36,8 +32,10 @@ def check_weighting(loaded: Loaded, names: Names) -> Iterator[Problem]:
     teachers = [teacher.id for teacher in loaded.recipe.teachers]
     for key, rule in rules(loaded):
         yield from _rule(loaded, key, rule)
-        yield from _named_teachers(loaded, key, rule, teachers, names)
+        yield from check_options(loaded, key, rule, n_entries=len(names.labels) if names.labels else None)
+        yield from check_tables(loaded, key, rule, names)
         yield from _features(loaded, key, rule)
+        yield from _labels(loaded, key, rule, names)
     yield from _variances(loaded, teachers)
     yield from _bounds(loaded, len(teachers))
     yield from _order(loaded, teachers)
@@ -51,15 +49,30 @@ def check_weighting(loaded: Loaded, names: Names) -> Iterator[Problem]:
 
 def scorecard_needs(loaded: Loaded) -> list[tuple[str, str]]:
     """Return ``(key, who needs it)`` for everything in the weighting that reads measured scores."""
-    needs = []
-    for key, rule in rules(loaded):
-        always = rule.rule in ("performance", "inverse_loss")
-        unless = {"ranked_safety": "safety", "partition_of_unity": "weights"}.get(rule.rule)
-        if always or (unless is not None and rule.options.get(unless) is None):
-            needs.append((key, f"the rule `{rule.rule}` needs"))
+    needs = [(key, f"the rule `{rule.rule}` needs") for key, rule in rules(loaded) if _reads_scores(rule)]
     if loaded.recipe.weighting.order == "scorecard":
         needs.append(("weighting.order", "`order: scorecard` needs"))
     return needs
+
+
+def safety_needs(loaded: Loaded) -> list[str]:
+    """Return the keys of everything in the weighting that reads measured safety."""
+    default = {"hybrid": "safety", "ranked_safety": "safety"}
+    keys = [
+        key
+        for key, rule in rules(loaded)
+        if _reads_scores(rule) and rule.options.get("measure", default.get(rule.rule)) == "safety"
+    ]
+    return keys + (["weighting.order"] if loaded.recipe.weighting.order == "scorecard" else [])
+
+
+def _reads_scores(rule: Rule) -> bool:
+    if rule.rule == "kendall_optimum":
+        return rule.options.get("losses", "measured") == "measured"
+    unless = {"ranked_safety": "safety", "partition_of_unity": "weights", "hybrid": "scores"}.get(rule.rule)
+    if unless is not None:
+        return rule.options.get(unless) is None
+    return rule.rule in ("performance", "inverse_loss")
 
 
 def check_constructible(loaded: Loaded) -> Iterator[Problem]:
@@ -91,61 +104,44 @@ def _rule(loaded: Loaded, key: str, rule: Rule) -> Iterator[Problem]:
         yield loaded.problem(f"{key}.rule", what, "set data.teacher_column, such as teacher_id")
 
 
-def _named_teachers(loaded: Loaded, key: str, rule: Rule, teachers: list[str], names: Names) -> Iterator[Problem]:
-    """Check the tables of our own rules, ``{teacher: w}`` or ``{task or context: {teacher: w}}``."""
-    for option in {"static": ["weights"], "ranked_safety": ["safety"], "partition_of_unity": ["weights"]}.get(
-        rule.rule, []
-    ):
-        table = rule.options.get(option)
-        if not isinstance(table, dict):
-            continue
-        by = {"static": rule.options.get("by", "all"), "partition_of_unity": "context"}.get(rule.rule, "all")
-        if by == "all":
-            yield from _teacher_table(loaded, f"{key}.{option}", table, teachers)
-            continue
-        known = names.tasks if by == "task" else names.contexts
-        for name, inner in table.items():
-            if known is not None and name not in known:
-                what = f"no row of data.train has the {by} `{name}`{did_you_mean(name, known)}"
-                yield loaded.problem(f"{key}.{option}.{name}", what, f"they have: {', '.join(known[:12])}")
-            if isinstance(inner, dict):
-                yield from _teacher_table(loaded, f"{key}.{option}.{name}", inner, teachers)
-            else:
-                yield loaded.problem(f"{key}.{option}.{name}", f"must map teachers to numbers, because `by` is {by}")
-
-
-def _teacher_table(loaded: Loaded, key: str, table: dict[str, Any], teachers: list[str]) -> Iterator[Problem]:
-    for name, value in table.items():
-        if name not in teachers:
-            yield loaded.problem(f"{key}.{name}", _no_teacher(name, teachers))
-        elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            yield loaded.problem(f"{key}.{name}", f"must be a finite number, not `{value}`")
-
-
-def _no_teacher(name: str, teachers: list[str]) -> str:
-    return f"there is no teacher `{name}`{did_you_mean(name, teachers)}; teachers: {', '.join(teachers)}"
-
-
 def _features(loaded: Loaded, key: str, rule: Rule) -> Iterator[Problem]:
-    anchors = rule.options.get("anchors") if rule.rule == "partition_of_unity" else None
-    if not isinstance(anchors, dict):
+    """Check points in the space of the context features: anchors of contexts, and domains of teachers."""
+    option = {"partition_of_unity": "anchors", "shift_distance": "domains"}.get(rule.rule, "")
+    given = rule.options.get(option)
+    if not isinstance(given, dict):
         return
     columns = loaded.recipe.data.feature_columns
     if not columns:
-        what = "anchors are points in the space of context features, and data.feature_columns is empty"
-        yield loaded.problem(f"{key}.anchors", what, "name the numeric columns under data.feature_columns")
+        what = f"{option} are points in the space of context features, and data.feature_columns is empty"
+        yield loaded.problem(f"{key}.{option}", what, "name the numeric columns under data.feature_columns")
         return
-    for name, point in anchors.items():
-        if not isinstance(point, list) or len(point) != len(columns):
-            what = f"must be a list of {len(columns)} number(s), one for each of data.feature_columns"
-            yield loaded.problem(f"{key}.anchors.{name}", what)
+    point_of = f"a list of {len(columns)} number(s), one for each of data.feature_columns"
+    for name, value in given.items():
+        where = f"{key}.{option}.{name}"
+        if option == "anchors" and not _is_point(value, columns):
+            yield loaded.problem(where, f"must be {point_of}")
+        elif option == "domains" and not (
+            isinstance(value, list) and value and all(_is_point(each, columns) for each in value)
+        ):
+            yield loaded.problem(where, f"must be a list of points, each {point_of}")
+
+
+def _is_point(value: Any, columns: Sequence[str]) -> bool:
+    return isinstance(value, list) and len(value) == len(columns)
+
+
+def _labels(loaded: Loaded, key: str, rule: Rule, names: Names) -> Iterator[Problem]:
+    reads = rule.rule in READS_LABELS and rule.options.get("metric", "ce") == "ce"
+    if reads and names.has_labels is False:
+        what = f"`{rule.rule}` weighs a teacher by what it says of a row's label, and no row of data.train has one"
+        yield loaded.problem(key, what, "add labels to the rows, or take a rule that needs none")
 
 
 def _variances(loaded: Loaded, teachers: list[str]) -> Iterator[Problem]:
     given = loaded.recipe.data.variance_columns
     for name in given:
         if name not in teachers:
-            yield loaded.problem(f"data.variance_columns.{name}", _no_teacher(name, teachers))
+            yield loaded.problem(f"data.variance_columns.{name}", no_teacher(name, teachers))
     missing = [name for name in teachers if given and name not in given]
     if missing:
         what = f"says nothing about teacher `{missing[0]}`"
@@ -180,7 +176,7 @@ def _order(loaded: Loaded, teachers: list[str]) -> Iterator[Problem]:
         graph.add(less_safe, safer)
         for j, name in enumerate((safer, less_safe)):
             if name not in teachers:
-                yield loaded.problem(f"weighting.order[{i}][{j}]", _no_teacher(name, teachers))
+                yield loaded.problem(f"weighting.order[{i}][{j}]", no_teacher(name, teachers))
     try:
         graph.prepare()
     except CycleError as error:

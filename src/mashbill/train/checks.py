@@ -14,7 +14,8 @@ from typing import Any
 from mashbill.errors import MashbillError, Problem, RecipeError
 from mashbill.train.check_data import Source, check_coverage, check_critical, check_rows, read_sources
 from mashbill.train.check_models import check_models, student_labels
-from mashbill.train.check_weighting import Names, check_constructible, check_weighting, scorecard_needs
+from mashbill.train.check_tables import Names
+from mashbill.train.check_weighting import check_constructible, check_weighting, safety_needs, scorecard_needs
 from mashbill.train.data import Row
 from mashbill.train.loading import Loaded
 
@@ -73,7 +74,7 @@ def check(loaded: Loaded, *, limit: int | None = 20_000) -> Survey:
     sources = read_sources(loaded, problems, limit=limit)
     for source in sources:
         problems += check_rows(loaded, source, labels)
-    names = _names(sources)
+    names = _names(sources, labels)
     problems += check_weighting(loaded, names)
     problems += check_coverage(loaded, sources, scorecard_needs(loaded))
     problems += _training(loaded)
@@ -121,9 +122,13 @@ def _labels(loaded: Loaded, problems: list[Problem]) -> tuple[str, ...] | None:
         return None
 
 
-def _names(sources: Sequence[Source]) -> Names:
+def _names(sources: Sequence[Source], labels: tuple[str, ...] | None) -> Names:
     train = next((source for source in sources if source.key == "data.train"), None)
-    return Names() if train is None else Names(train.names("task"), train.names("context"))
+    if train is None:
+        return Names(labels=labels)
+    is_known = labels is not None and bool(train.rows) and train.table.is_complete
+    has_labels = any(row.label is not None for row in train.rows) if is_known else None
+    return Names(train.names("task"), train.names("context"), labels, has_labels)
 
 
 def _training(loaded: Loaded) -> Iterator[Problem]:
@@ -175,6 +180,9 @@ def _warnings(loaded: Loaded, n_steps: int, answer_bytes: int) -> Iterator[str]:
     warmup = loaded.recipe.train.warmup_steps
     if warmup > n_steps:
         yield f"the learning rate never reaches its height: {warmup} warm-up steps, but about {n_steps} steps"
+    safety = safety_needs(loaded)
+    if safety and loaded.recipe.critical is None and loaded.recipe.data.critical_column is None:
+        yield f"{safety[0]} reads measured safety, and no row is critical: it is accuracy over all rows; see `critical`"
     free = _free_bytes(loaded.resolve(loaded.recipe.output))
     if answer_bytes > free:
         yield f"teachers' answers may take {answer_bytes / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
