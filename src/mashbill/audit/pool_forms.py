@@ -8,7 +8,7 @@ A search proves nothing about all teachers. A theorem does, but about a formula 
 and a certificate rests on two legs: the theorem, whose numeric side its :meth:`recheck` computes again in numpy from
 stored instances, and the premise that the program computes the formula. The premise is not proved. It is attacked: the
 audit computes the formula by itself and compares on random teachers. A pool that differs is not certified, and its
-verdict says so.
+verdict says so. A witness outweighs a theorem: a power mean of order 0.001 is continuous, but not in float64.
 """
 
 import math

@@ -42,7 +42,7 @@ class Effort:
 EFFORTS: Mapping[str, Effort] = {
     "quick": Effort(n_each=40, n_starts=24, n_steps=20, n_paths=48, n_points=192),
     "standard": Effort(n_each=500, n_starts=128, n_steps=150, n_paths=500, n_points=1024),
-    "deep": Effort(n_each=3000, n_starts=512, n_steps=400, n_paths=2000, n_points=2048),
+    "deep": Effort(n_each=3000, n_starts=512, n_steps=400, n_paths=1000, n_points=2048),
 }
 
 
