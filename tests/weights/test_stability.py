@@ -3,7 +3,7 @@ import torch
 
 from mashbill.weights.contraction import jacobian_norm, sample_points
 from mashbill.weights.feedback import StudentFeedback
-from mashbill.weights.simplex import squash
+from mashbill.weights.simplex import project_l2, squash
 from mashbill.weights.stability import UncertifiedError, fixed_point
 
 DOUBLE = torch.float64
@@ -147,3 +147,31 @@ def test_a_map_that_never_settles_is_refused() -> None:
         swap, torch.tensor([0.7, 0.2, 0.1], dtype=DOUBLE), relaxation=0.5, allow_uncertified=True, max_steps=100
     )
     assert damped.weights.tolist() == pytest.approx([0.45, 0.45, 0.1])
+
+
+def test_the_error_is_of_the_norm_of_the_constant() -> None:
+    """In l2 a residual that is small in the sup norm proves less: many small parts hide one large distance."""
+    far = torch.tensor([1.0] + [0.4] * 25 + [-1.0] + [-0.4] * 25, dtype=DOUBLE)
+    left = 0.05 * far.sign()
+    slope = torch.outer(far - left, far) / (far @ far)
+    assert float(torch.linalg.matrix_norm(slope, ord=2)) < 0.9
+    even = torch.full_like(far, 1 / len(far))
+    found = fixed_point(
+        lambda w: project_l2(even + (w - even) @ slope.T, w_min=0, w_max=1),
+        even + 0.01 * far,
+        norm="l2",
+        lipschitz=0.9,
+        max_steps=0,
+        n_points=20,
+        n_starts=1,
+    )
+    assert found.error is not None
+    assert float((found.weights - even).norm()) <= found.error
+    assert found.residual / (1 - 0.9) < float((found.weights - even).abs().max())
+
+
+def test_two_limits_refute_a_constant_below_one() -> None:
+    """The Jacobian of a jump is 0 on both sides and shows nothing."""
+    one, other = torch.tensor([0.8, 0.2], dtype=DOUBLE), torch.tensor([0.2, 0.8], dtype=DOUBLE)
+    with pytest.raises(ValueError, match="2 different limits"):
+        fixed_point(lambda w: torch.where(w[..., :1] > 0.5, one, other) + 0 * w, one, lipschitz=0.5)

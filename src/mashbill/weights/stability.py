@@ -28,7 +28,8 @@ class FixedPoint:
         contraction: Largest Jacobian norm measured: a lower bound of the Lipschitz constant.
         certified: A bound of it that holds everywhere; None if none could be given.
         is_certified: The bound is below 1, so the fixed point is the only one and every start leads to it.
-        error: Bound of the distance to it, ``residual / (1 - certified)``; None if uniqueness is not certified.
+        error: Bound of the distance to it in ``norm``, ``|T(w) - w| / (1 - certified)``; also of the sup norm, which is
+            the least of them. None if uniqueness is not certified.
         limits: All different limits found, ``[L K]``; at least two refute uniqueness.
         n_starts: Starts tried.
         n_points: Points at which the map and its Jacobian were looked at.
@@ -100,7 +101,8 @@ def fixed_point(
 
     Raises:
         UncertifiedError: Uniqueness is not certified; carries the measured constant and the limits found.
-        ValueError: ``T`` leaves the box, ``start`` is not in it, or a measured Jacobian refutes ``lipschitz``.
+        ValueError: ``T`` leaves the box, ``start`` is not in it, or ``lipschitz`` is refuted: by a measured Jacobian,
+            or by two limits where it is below 1.
 
     Source:
         arXiv 2601.17910, Theorem VII.1, with a constant of ``T`` in ``w`` instead of the theorem's ``beta L``.
@@ -132,6 +134,12 @@ def fixed_point(
     w, residual, n_steps = _iterate(update, torch.cat([given, more]), relaxation, stop, max_steps)
     own, has_settled = residual[: len(given)], residual <= max(stop, 1e-9)
     is_certified = certified is not None and certified < 1
+    limits = _distinct(w[has_settled])
+    if is_certified and len(limits) > 1:
+        raise ValueError(
+            f"lipschitz={certified:.6g} is refuted: {len(limits)} different limits, {limits[0].tolist()} and "
+            f"{limits[1].tolist()}, where a contraction has one; correct lipschitz or curvature"
+        )
     found = FixedPoint(
         weights=w[: len(given)].reshape(start.shape),
         residual=float(own.max()),
@@ -139,8 +147,8 @@ def fixed_point(
         contraction=measured,
         certified=certified,
         is_certified=is_certified,
-        error=float(own.max()) / (1 - cast(float, certified)) if is_certified else None,
-        limits=_distinct(w[has_settled]),
+        error=_left(update, w[: len(given)], norm) / (1 - cast(float, certified)) if is_certified else None,
+        limits=limits,
         n_starts=len(w),
         n_points=len(points),
         norm=norm,
@@ -162,6 +170,13 @@ def _iterate(
                 return w, residual, n_steps
             w = w + relaxation * change
             n_steps += 1
+
+
+def _left(update: Update, w: Float[Tensor, "n K"], norm: Norm) -> float:
+    """Return the largest ``|T(w) - w|`` in the norm of the constant; ``"projected"`` is one of the sup norm."""
+    order = {"l1": 1, "l2": 2}.get(norm, torch.inf)
+    with torch.no_grad():
+        return float(torch.linalg.vector_norm(update(w).to(w) - w, ord=order, dim=-1).max())
 
 
 def _distinct(limits: Float[Tensor, "n K"]) -> Float[Tensor, "L K"]:
