@@ -195,3 +195,26 @@ def test_the_support_function_is_the_best_vertex(w_min, w_max) -> None:
     for case in range(20):
         best = linprog(-values[:, case].numpy(), A_eq=np.ones((1, 4)), b_eq=[1], bounds=(w_min, w_max))
         assert float(found[case]) == pytest.approx(-best.fun, abs=1e-12)
+
+
+def test_no_step_of_the_fit_loses_an_entry_that_only_one_teacher_knows() -> None:
+    """The Newton step to weights (0, 1) would, by 1 minus the last digit, and no step leads back from there."""
+    logs = [
+        [-2.48, -0.1, numerics.LOG_ZERO, -18.39, -20.17, -4.35, numerics.LOG_ZERO],
+        [numerics.LOG_ZERO, -3.67, -1.34, -15.11, -19.71, -0.34, -35.13],
+    ]
+    teachers = torch.tensor(logs, dtype=DOUBLE).log_softmax(-1).clamp_min(numerics.LOG_ZERO)
+    target = torch.tensor([0.001, 0.008, 0.134, 0.381, 0.475, 0.005, 0.001], dtype=DOUBLE).log().log_softmax(-1)
+    found = pools.hull_project(target, teachers, metric="kl")
+    start = teachers.logsumexp(0) - np.log(2)
+    assert float(found.distance) < float((target.exp() * (target - start)).sum())
+    assert float(found.gap) < 1e-9
+
+
+def test_a_quotient_beyond_all_numbers_certifies_nothing() -> None:
+    logs = [[-27.21, -3.86, numerics.LOG_ZERO, -0.03], [numerics.LOG_ZERO, -15.31, numerics.LOG_ZERO, -1e-6]]
+    teachers = torch.tensor(logs, dtype=DOUBLE).log_softmax(-1)
+    target = torch.tensor([0.1, 0.6, 0.1, 0.2], dtype=DOUBLE).log()
+    found = pools.hull_project(target, teachers, metric="kl")
+    assert not bool(torch.stack([found.gap, found.lower, found.margin]).isnan().any())
+    assert float(found.lower) <= float(found.distance)

@@ -49,7 +49,7 @@ def fit(
             c = (t * ratio).sum(dim=-1)
             if bool((largest_mean(c, **box) - (w * c).sum(dim=0) <= tolerance).all()):
                 break
-            w = w + _descent(t, ratio, w, c, box)
+            w = w + _descent(t, ratio, w, c, teachers=teachers, box=box)
         ratio = _ratio(teachers, w)
         hessian = torch.einsum("...v,j...v,k...v->...jk", t, ratio, ratio)
     # One more Newton step gives the derivative of the solution; its value would add rounding only.
@@ -78,25 +78,30 @@ def _newton(hessian: Tensor, c: Tensor, w: Tensor, box: dict[str, Number]) -> Te
     return quadratic.minimise(hessian, linear=slope, w_min=box["w_min"], w_max=box["w_max"]).movedim(-1, 0)
 
 
-def _descent(t: Tensor, ratio: Tensor, w: Tensor, c: Tensor, box: dict[str, Number]) -> Tensor:
+def _descent(t: Tensor, ratio: Tensor, w: Tensor, c: Tensor, *, teachers: Tensor, box: dict[str, Number]) -> Tensor:
     """Return the best of no step, the step of expectation maximisation, and Newton's in several lengths."""
     hessian = torch.einsum("...v,j...v,k...v->...jk", t, ratio, ratio)
     # A model without curvature in some direction is where rounding may leave the box; the last projection does not.
     ahead = project_l2(_newton(hessian, c, w, box).movedim(0, -1), **box).movedim(-1, 0) - w
     maximised = project_kl((w * c).movedim(0, -1), **box).movedim(-1, 0) - w
     best, least = torch.zeros_like(w), torch.zeros_like(w[0])
+    here = mix(teachers, w)
     for candidate in (maximised, *(stride * ahead for stride in _STRIDES)):
         # The last digit of a weight at a bound is no step, but the slope there is steep.
         step = torch.where(candidate.abs() > 8 * torch.finfo(w.dtype).eps, candidate, 0)
-        rise = _rise(t, ratio, c, step)
+        rise = _rise(t, ratio, c, step, log_change=mix(teachers, w + step) - here)
         best, least = torch.where(rise < least, step, best), torch.minimum(rise, least)
     return best
 
 
-def _rise(t: Tensor, ratio: Tensor, c: Tensor, step: Tensor) -> Tensor:
+def _rise(t: Tensor, ratio: Tensor, c: Tensor, step: Tensor, *, log_change: Tensor) -> Tensor:
     """Return by how much ``KL(t || x)`` grows with the step, to the digits of the growth, not of the divergence."""
     change = torch.einsum("k...,k...v->...v", step, ratio).clamp_min(-1)
-    curved = torch.where(t > 0, t * (change - change.log1p()), 0).sum(dim=-1)
+    # An entry that nearly vanishes has no digits left in `change`, but all of them in its own logarithm.
+    logs = torch.where(change < -0.5, log_change, change.clamp_min(-0.5).log1p())
+    # One that matters must not be lost in a single step: from a weight of 0 the way back is too steep to find.
+    logs = logs.masked_fill((change < -1 + 1e-8) & (t > 1e-12), -torch.inf)
+    curved = torch.where(t > 0, t * (change - logs), 0).sum(dim=-1)
     # Steps sum to 0 but for rounding; seen from the level of those that move, their sum does not count.
     level = (step.square() * c).sum(dim=0) / step.square().sum(dim=0).clamp_min(torch.finfo(c.dtype).tiny)
     return curved - (step * (c - level)).sum(dim=0)

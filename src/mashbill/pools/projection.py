@@ -140,7 +140,8 @@ def _certified_kl(target: Tensor, teachers: Tensor, fit: Tensor, w_min: Number, 
         separator = torch.where(x > numerics.LOG_ZERO, target - x, torch.log(target.new_tensor(1e4))).exp()
         reached = torch.einsum("...v,k...v->k...", separator, teachers.exp())
         support = largest_mean(reached, w_min=w_min, w_max=w_max)
-        margin = (separator * target.exp()).sum(dim=-1) - support
-        gap = (support - (fit * reached).sum(dim=0)).clamp_min(0)
+        # A quotient beyond all numbers proves nothing, and must not be NaN, which no comparison would notice.
+        margin = ((separator * target.exp()).sum(dim=-1) - support).nan_to_num(nan=-torch.inf)
+        gap = (support - (fit * reached).sum(dim=0)).clamp_min(0).nan_to_num(nan=torch.inf)
         lower = (distance - gap).clamp_min(0)
     return HullProjection(x, fit, distance, lower, gap, separator, margin)
