@@ -118,3 +118,12 @@ def test_a_teacher_that_has_seen_nothing_counts_nothing(random_evidence) -> None
 def test_bad_options_are_refused(make, said) -> None:
     with pytest.raises(ValueError, match=f"^{said}"):
         make()
+
+
+@pytest.mark.parametrize("exponent", [1e-3, 0.5, 1.0])
+def test_a_teacher_that_saw_nothing_counts_for_nothing_whatever_the_exponent(random_evidence, exponent) -> None:
+    rule = DataVolume({"t0": 0, "t1": 10}, exponent=exponent)
+    found = rule(random_evidence(2, 1)).flatten()
+    assert found.exp().tolist() == [0.0, 1.0]
+    assert float(found[0]) == numerics.LOG_ZERO
+    assert (rule.declared(2).lowest, rule.declared(2).highest) == (0.0, 1.0)

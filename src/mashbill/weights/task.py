@@ -106,7 +106,8 @@ class DataVolume:
     """Trust the teacher that has seen more of the task: ``w_k ~ n_k^exponent``, ``n_k`` its training examples.
 
     Range: the least and largest of these weights, ratio ``(n_max / n_min)^exponent``. Lipschitz constant 0 in every
-    continuous input. Normalised and continuous; positive if no volume is 0; bounded by what is written; not ordered.
+    continuous input. Normalised and continuous; positive if no volume is 0 (``0^0 = 1``); bounded by what is written;
+    not ordered.
 
     Attributes:
         volumes: ``{teacher: examples}``, or ``{task: {teacher: examples}}``; not negative, one of each set positive. A
@@ -168,7 +169,10 @@ class DataVolume:
         return Declared(low, high, 0.0, "any continuous input", "weights written down", score_lipschitz=0.0)
 
     def _log_weights(self, rows: list[list[float]]) -> Tensor:
-        return log_normalise(self.exponent * numerics.log_of(torch.tensor(rows, dtype=torch.float64)), dim=-1)
+        volumes = torch.tensor(rows, dtype=torch.float64)
+        scores = self.exponent * numerics.log_of(volumes)
+        # A power of nothing is nothing; a small exponent would make something of the log that stands for it.
+        return log_normalise(scores.masked_fill((volumes == 0) & (self.exponent > 0), numerics.LOG_ZERO), dim=-1)
 
 
 def _require_volumes(volumes: object, *, argument: str) -> None:
