@@ -243,3 +243,8 @@ def test_bad_arguments_are_refused() -> None:
 
 def test_copeland_counts_certain_wins() -> None:
     assert FOREST.copeland() == (2, -1, -2, 1)
+
+
+def test_a_score_of_nan_is_refused_and_not_taken_for_the_safest() -> None:
+    with pytest.raises(ValueError, match="NaN score"):
+        order.project(torch.tensor([0.2, 0.8]), safety=[float("nan"), 1.0])

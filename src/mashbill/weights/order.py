@@ -48,7 +48,8 @@ def project(
         with ``"kl"``; teachers that the order ties are equal. An order cannot be infeasible: uniform satisfies it.
 
     Raises:
-        ValueError: The box is empty for ``K``, the order is for another ``K``, or the metric is unknown.
+        ValueError: The box is empty for ``K``, the order is for another ``K``, the metric is unknown, or a score is NaN
+            (checked on the CPU only).
 
     Source:
         arXiv 2601.17910, Axioms III.5 and III.22. The projection is continuous in ``w`` (l2: 1-Lipschitz in l2), and
@@ -103,6 +104,9 @@ def fit(
         scores = torch.as_tensor(safety, dtype=wide.dtype, device=wide.device)
         if scores.shape[-1] != wide.shape[-1]:
             raise ValueError(f"safety has {scores.shape[-1]} scores for {wide.shape[-1]} teachers; give one each")
+        # A sort would take NaN for the safest. Looking at it elsewhere than on the CPU would wait for the device.
+        if scores.device.type == "cpu" and bool(scores.isnan().any()):
+            raise ValueError("safety has a NaN score, which is no rank; order the teachers that have one: SafetyOrder")
         return isotonic.fit_ranking(wide, scores.expand_as(wide), wide.new_ones(wide.shape[-1]))
     if safety.n_teachers != wide.shape[-1]:
         raise ValueError(f"safety orders {safety.n_teachers} teachers, but there are {wide.shape[-1]} weights")
