@@ -175,3 +175,9 @@ def test_two_limits_refute_a_constant_below_one() -> None:
     one, other = torch.tensor([0.8, 0.2], dtype=DOUBLE), torch.tensor([0.2, 0.8], dtype=DOUBLE)
     with pytest.raises(ValueError, match="2 different limits"):
         fixed_point(lambda w: torch.where(w[..., :1] > 0.5, one, other) + 0 * w, one, lipschitz=0.5)
+
+
+def test_a_loose_tolerance_refutes_nothing() -> None:
+    found = fixed_point(lambda w: 0.999 * w + 0.001 / 3, EVEN, lipschitz=0.999, tolerance=1e-3)
+    assert found.is_certified
+    assert len(found.limits) > 1

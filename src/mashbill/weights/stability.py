@@ -135,7 +135,9 @@ def fixed_point(
     own, has_settled = residual[: len(given)], residual <= max(stop, 1e-9)
     is_certified = certified is not None and certified < 1
     limits = _distinct(w[has_settled])
-    if is_certified and len(limits) > 1:
+    # Points that a contraction moves by at most r are within 2 r / (1 - certified): only what is further apart refutes.
+    apart = float((limits - limits[:1]).abs().max()) if len(limits) > 1 else 0.0
+    if is_certified and apart * (1 - cast(float, certified)) > 2 * n_teachers * max(stop, 1e-9):
         raise ValueError(
             f"lipschitz={certified:.6g} is refuted: {len(limits)} different limits, {limits[0].tolist()} and "
             f"{limits[1].tolist()}, where a contraction has one; correct lipschitz or curvature"
