@@ -519,7 +519,9 @@ CASES = [
     ),
     Case(
         "static weight of an unknown task",
-        edit(TASK_RULE, "task: {rule: static, by: task, weights: {fax: {office: 1.0}}}"),
+        edit(
+            TASK_RULE, "task: {rule: static, by: task, weights: {fax: {office: 1.0, workshop: 0.0, safety_desk: 0.0}}}"
+        ),
         r"weighting\.task\.weights\.fax: no row of data\.train has the task `fax`",
     ),
     Case(
@@ -540,7 +542,7 @@ CASES = [
     Case("route without a column", edit(TASK_RULE, "task: {rule: route}"), r"set data\.teacher_column"),
     Case(
         "anchors without features",
-        edit(TASK_RULE, "context: {rule: partition_of_unity, weights: {home: {office: 1.0}}, anchors: {home: [1]}}"),
+        edit(TASK_RULE, "context: {rule: partition_of_unity, anchors: {home: [1], factory: [2]}}"),
         r"data\.feature_columns is empty",
     ),
     Case(

@@ -267,9 +267,12 @@ def test_from_init_to_export(command, folder, tmp_path):
 
 
 def test_a_rule_that_refuses_its_options_stops_before_any_work(command, folder):
-    outcome = command("distill", folder / "recipe.yaml", "--set", "weighting.token={rule: entropy_softmax, beta: -1}")
+    outcome = command("distill", folder / "recipe.yaml", "--set", "weighting.task={rule: static, weights: {office: 1}}")
     assert outcome.code == 2
-    assert "--set weighting.token: `entropy_softmax`: beta=-1" in outcome.err
+    assert "--set weighting.task.weights: says nothing about teacher" in outcome.err
+    outcome = command("distill", folder / "recipe.yaml", "--set", "weighting.task={rule: performance, temperature: 0}")
+    assert outcome.code == 2
+    assert "--set weighting.task: `performance`: temperature=0 must be finite and positive" in outcome.err
     assert not (folder / "runs").exists()
 
 
