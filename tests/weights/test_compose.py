@@ -362,3 +362,21 @@ def test_a_guard_in_log_space_moves_log_weights_no_further_than_scores() -> None
     change = finished(scores + step) - finished(scores)
     up_to_a_constant = (change.amax(-1) - change.amin(-1)) / 2
     assert bool((up_to_a_constant <= step.abs().amax(-1) + 1e-12).all())
+
+
+def test_a_class_is_no_rule():
+    with pytest.raises(
+        TypeError, match=r"token=EntropySoftmax is a class; give it its options, as in EntropySoftmax\(\)"
+    ):
+        product(token=EntropySoftmax)
+    with pytest.raises(TypeError, match=r"op=EntropySoftmax is a class"):
+        conform(EntropySoftmax)
+
+
+def test_a_name_is_no_rule():
+    with pytest.raises(TypeError, match="entropy_softmax"):
+        product(token="entropy_softmax")
+
+
+def test_an_order_needs_no_bounds():
+    assert conform(EntropySoftmax(), order=SafetyOrder(2, ((0, 1),))).bounds is None

@@ -18,6 +18,7 @@ from .sparse import Pool as Pool
 from .sparse import pool_topk as pool_topk
 from .support import largest_mean as largest_mean
 from .token_weights import TokenPool as TokenPool
+from .token_weights import marginalise as marginalise
 from .token_weights import token_blocks as token_blocks
 from .token_weights import token_mixture as token_mixture
 from .token_weights import token_project as token_project

@@ -4,7 +4,7 @@ A weight for every entry, ``u(i) = sum_k w_k(i) p_k(i)``, is no distribution: it
 gives the logit gradient ``Z softmax(z) - u``, which counts every position ``Z`` times. Divided by ``Z`` it may leave
 the teachers' hull, even at an entry on which they all agree. In order of preference:
 
-1. one weight a teacher, by :func:`mashbill.weights.token_classes.marginalise`, then any pool;
+1. one weight a teacher, by :func:`mashbill.weights.marginalise`, then any pool;
 2. :func:`token_project`, the nearest mixture of the teachers;
 3. :func:`token_blocks`, classes mixed as events and then entries within each class: sums to 1 by construction;
 4. :func:`token_renormalise`, ``u / Z``, with its distance from the hull.
@@ -20,6 +20,7 @@ from mashbill import numerics
 from mashbill.pools.projection import Metric, hull_project
 from mashbill.shapes import Bool, Float, Int, Tensor
 from mashbill.weights.shares import Number
+from mashbill.weights.token_classes import marginalise  # noqa: F401  # the first of the repairs, beside the others
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,8 @@ class Product:
     guard: Guard
 
     def __post_init__(self) -> None:
+        for scale, rule, _ in self.parts:
+            _require_rule(rule, argument=scale)
         _require_finish(self.order, self.bounds, self.guard)
         for scale, temperature in self.temperatures.items():
             if scale not in SCALES:
@@ -129,6 +131,7 @@ class Conformed:
     guard: Guard
 
     def __post_init__(self) -> None:
+        _require_rule(self.rule, argument="op")
         _require_finish(self.order, self.bounds, self.guard)
 
     @property
@@ -184,6 +187,7 @@ def product(
         A weight operator.
 
     Raises:
+        TypeError: A rule is a name or a class, and not a rule or a function.
         ValueError: No number of teachers could satisfy the bounds, a temperature is not positive, or a name is
             unknown. In a call or in ``declared``: the bounds are infeasible for ``K``.
 
@@ -198,12 +202,12 @@ def product(
     return Product(token, task, context, dict(temperatures or {}), order, bounds, guard)
 
 
-def conform(op: WeightOperator, *, bounds: Bounds, order: Order = None, guard: Guard = "kl") -> Conformed:
+def conform(op: WeightOperator, *, bounds: Bounds = None, order: Order = None, guard: Guard = "kl") -> Conformed:
     """Make any rule normalised, positive, bounded and ordered.
 
     Args:
         op: A rule, also a plain function.
-        bounds: ``(w_min, w_max)``, or None to enforce the order alone.
+        bounds: ``(w_min, w_max)``; without them the order alone is enforced.
         order: As in :func:`product`.
         guard: As in :func:`product`.
 
@@ -211,6 +215,7 @@ def conform(op: WeightOperator, *, bounds: Bounds, order: Order = None, guard: G
         A weight operator.
 
     Raises:
+        TypeError: ``op`` is no rule.
         ValueError: As :func:`product`.
     """
     return Conformed(op, bounds, order, guard)
@@ -218,6 +223,13 @@ def conform(op: WeightOperator, *, bounds: Bounds, order: Order = None, guard: G
 
 def _plain(order: Order) -> str | list[list[int]] | None:
     return [list(pair) for pair in order.pairs] if isinstance(order, SafetyOrder) else order
+
+
+def _require_rule(rule: object, *, argument: str) -> None:
+    if isinstance(rule, type):
+        raise TypeError(f"{argument}={rule.__name__} is a class; give it its options, as in {rule.__name__}()")
+    if not callable(rule):
+        raise TypeError(f"{argument}={rule!r} is no rule; give a rule, such as EntropySoftmax(), or a function")
 
 
 def _require_finish(order: Order, bounds: Bounds, guard: str) -> None:

@@ -12,6 +12,7 @@ from .camkd import CAMKD as CAMKD
 from .ebkd import EBKD as EBKD
 from .kendall import Kendall as Kendall
 from .margin import MarginWeighted as MarginWeighted
+from .mgda import MGDA as MGDA
 from .mmkd import MMKD as MMKD
 from .mmkd import MetaBatch as MetaBatch
 from .mtkdrl import MTKDRL as MTKDRL
