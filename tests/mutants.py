@@ -24,6 +24,7 @@ from audit.mutants_token import TOKEN
 from audit.specimens import Mutant
 
 from mashbill.audit.supply import Budget
+from mashbill.audit.verdicts import CheckResult
 
 MUTANTS: list[Mutant] = [
     *TOKEN,
@@ -87,10 +88,15 @@ def find(mutant: Mutant, *, budget: Budget = "quick", seed: int = 0, is_whole: b
         mutant,
         search,
         tuple(axiom for axiom in mutant.breaks if axiom in broken),
-        tuple(axiom for axiom in broken if axiom not in mutant.breaks),
+        tuple(axiom for axiom, result in broken.items() if axiom not in mutant.breaks and _blames(mutant, result)),
         0 if primary is None else primary.attempts,
         seconds,
     )
+
+
+def _blames(mutant: Mutant, result: CheckResult) -> bool:
+    """Whether a verdict blames: what does not answer cannot be looked at further, and each axiom says so."""
+    return result.verdict == "falsified" or mutant.axiom not in ("contract.shape", "contract.answer")
 
 
 def table(found: list[Found]) -> str:

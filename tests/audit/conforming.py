@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 from audit import broken_pools as wrong
-from audit import mutants_recursion, mutants_softening
+from audit import mutants_recursion, mutants_sequences, mutants_softening
 from audit.specimens import Promising, Rule
 
 from mashbill import pools, weights
@@ -36,7 +36,7 @@ class Conforming:
     name: str
     make: Callable[[], Any]
     excused: tuple[str, ...] = ()
-    kind: Literal["weights", "pool", "softening", "recursion"] = "weights"
+    kind: Literal["weights", "pool", "softening", "recursion", "sequence"] = "weights"
     stage: Stage | None = None
 
 
@@ -72,6 +72,10 @@ def squared_margin(evidence: Evidence, /) -> torch.Tensor:
 
 def softly_counted(evidence: Evidence, /) -> torch.Tensor:
     return torch.log(0.1 + torch.sigmoid(10 * (evidence.statistics.margin - 0.5)))
+
+
+def softer_in_code(signal: torch.Tensor, evidence: Evidence) -> torch.Tensor:
+    return signal * torch.where(evidence.task == evidence.tasks.index("code"), 0.5, 1.0).reshape(1, -1, 1)
 
 
 ALL = {"token": weights.EntropySoftmax(), "task": weights.Performance(), "context": weights.RankedSafety()}
@@ -123,12 +127,21 @@ RULES = [
         excused=("token.III.5", "contract.permutation"),
     ),
     conformed("mean of rules", weights.average(weights.EntropySoftmax(beta=3.0), weights.Performance())),
+    conformed(
+        "mean of rules, one by task names",
+        weights.average(
+            weights.Static({"chat": {"a": 0.7, "b": 0.3}, "code": {"a": 0.4, "b": 0.6}}, by="task"),
+            weights.Performance(),
+        ),
+        stage=TWO,
+    ),
     conformed("a user's function", plain_gini),
     conformed("a user's function without sum", unnormalised_scores, guard="l2"),
     conformed("a user's square", squared_margin, guard="squash"),
     conformed("a user's sigmoid", softly_counted, bounds=(0.1, 0.8), stage=THREE),
     Conforming("a user's ordered rule", Rule),
     Conforming("a user's ordered rule by task", lambda: Rule("task")),
+    Conforming("a user's ordered rule that knows a task by name", lambda: Rule("task", twist=softer_in_code)),
     Conforming("a user's ordered rule by context", lambda: Rule("context", steep=3.0)),
     Conforming("a user's ordered rule over features", lambda: Rule("features")),
     Conforming("a true promise", lambda: Promising(Rule())),
@@ -178,4 +191,19 @@ RECURSIONS = [
     ),
 ]
 
-CONFORMING: list[Conforming] = [*RULES, *POOLS, *SOFTENINGS, *RECURSIONS]
+SEQUENCES = [
+    Conforming("sequence: posterior", weights.Bayes, kind="sequence"),
+    Conforming("sequence: slow posterior", lambda: weights.Bayes(temperature=3.0), kind="sequence"),
+    Conforming(
+        "sequence: posterior with a prior",
+        lambda: weights.Bayes(prior={"a": 0.9, "b": 0.1}),
+        kind="sequence",
+        stage=TWO,
+    ),
+    Conforming("sequence: posterior, a user's", mutants_sequences.Posterior, kind="sequence"),
+    Conforming("sequence: fixed share", lambda: weights.FixedShare(rate=0.05), kind="sequence"),
+    Conforming("sequence: fixed share, hardly any", lambda: weights.FixedShare(rate=1e-6), kind="sequence"),
+    Conforming("sequence: fixed share, a user's", mutants_sequences.Sharing, kind="sequence"),
+]
+
+CONFORMING: list[Conforming] = [*RULES, *POOLS, *SOFTENINGS, *RECURSIONS, *SEQUENCES]

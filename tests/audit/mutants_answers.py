@@ -109,8 +109,8 @@ def misspelt(said: torch.Tensor, evidence: Evidence) -> torch.Tensor:
 THREE = situation(teachers=3, rows=2, positions=2)
 
 
-def shaped(name: str, hand_over: Callable[[torch.Tensor, Evidence], Any], world: World = THREE) -> Mutant:
-    return Mutant(name, lambda: Answering(hand_over), ("contract.shape",), wrong_shape(world))
+def shaped(name: str, hand_over: Callable[[torch.Tensor, Evidence], Any], world: World = THREE, *more: str) -> Mutant:
+    return Mutant(name, lambda: Answering(hand_over), ("contract.shape", *more), wrong_shape(world))
 
 
 SHAPES = [
@@ -122,8 +122,8 @@ SHAPES = [
     shaped("one row for all", lambda said, _: said[:, :1]),
     shaped("float16", lambda said, _: said.half()),
     shaped("whole numbers", lambda said, _: said.round().long()),
-    shaped("numpy", lambda said, _: said.detach().numpy()),
-    shaped("nothing", lambda said, _: None),
+    shaped("numpy", lambda said, _: said.detach().numpy(), THREE, "contract.answer"),
+    shaped("nothing", lambda said, _: None, THREE, "contract.answer"),
 ]
 
 ANSWERS = [

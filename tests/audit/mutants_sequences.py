@@ -6,7 +6,7 @@ Each says which prior, temperature and rate it works with, as `Bayes` and `Fixed
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -127,8 +127,6 @@ def labelled(row: Row) -> Evidence:
     p = torch.tensor(row, dtype=torch.float64)[:, None]
     n_positions = p.shape[-1]
     world = situation(positions=n_positions, teachers=len(row), labels=torch.zeros(1, n_positions, dtype=torch.long))
-    from dataclasses import replace
-
     student = torch.zeros(1, n_positions, 2, dtype=torch.float64)
     return replace(world, logits=torch.stack([p, 1 - p], dim=-1).log(), student=student).evidence()
 
@@ -165,15 +163,18 @@ def loses_track(operator: Any) -> float:
 
 LATER: Row = ((0.99,) * 4 + (0.01,) * 4, (0.01,) * 4 + (0.99,) * 4)
 
+
+def mutant(name: str, make: Callable[[], Any], breaks: tuple[str, ...], shows: Callable[[Any], float]) -> Mutant:
+    return Mutant(f"sequence: {name}", make, breaks, shows, kind="sequence")
+
+
 SEQUENCES = [
-    Mutant("sequence: its own label", lambda: Posterior(shift=0), (CAUSAL,), sees(FIRST_IS_RIGHT, SECOND_IS_RIGHT, 0)),
-    Mutant("sequence: hindsight", WholeRow, (CAUSAL,), sees(FIRST_IS_RIGHT, LATER, 4)),
-    Mutant("sequence: the next label", lambda: Sharing(ahead=True), (CAUSAL,), sees(FIRST_IS_RIGHT, LATER, 4)),
-    Mutant(
-        "sequence: too eager", lambda: Posterior(eta=3.0), (REGRET,), regrets(((0.5, 0.01) * 4, (0.01, 0.6) * 4), 1)
-    ),
-    Mutant("sequence: another prior", lambda: Posterior(drift=4.0), (REGRET,), regrets(SECOND_IS_RIGHT, 1)),
-    Mutant("sequence: forgets half", lambda: Posterior(forgets=0.9), (REGRET,), regrets(((0.6,) * 24, (0.4,) * 24), 0)),
-    Mutant("sequence: share forgotten", lambda: Sharing(used=1e-9), (TRACKING, "token.III.3"), loses_track),
-    Mutant("sequence: share to the leader", lambda: Sharing(to_best=True), (TRACKING, "token.III.3"), loses_track),
+    mutant("its own label", lambda: Posterior(shift=0), (CAUSAL,), sees(FIRST_IS_RIGHT, SECOND_IS_RIGHT, 0)),
+    mutant("hindsight", WholeRow, (CAUSAL, REGRET), sees(FIRST_IS_RIGHT, LATER, 4)),
+    mutant("the next label", lambda: Sharing(ahead=True), (CAUSAL, REGRET, TRACKING), sees(FIRST_IS_RIGHT, LATER, 4)),
+    mutant("too eager", lambda: Posterior(eta=3.0), (REGRET,), regrets(((0.5, 0.01) * 4, (0.01, 0.6) * 4), 1)),
+    mutant("another prior", lambda: Posterior(drift=4.0), (REGRET,), regrets(SECOND_IS_RIGHT, 1)),
+    mutant("forgets half", lambda: Posterior(forgets=0.9), (REGRET,), regrets(((0.6,) * 24, (0.4,) * 24), 0)),
+    mutant("share forgotten", lambda: Sharing(used=1e-9), (TRACKING,), loses_track),
+    mutant("share to the leader", lambda: Sharing(to_best=True), (TRACKING, REGRET), loses_track),
 ]

@@ -37,7 +37,7 @@ class Mutant:
     make: Callable[[], Any]
     breaks: tuple[str, ...]
     shows: Shows
-    kind: Literal["weights", "pool", "softening", "recursion"] = "weights"
+    kind: Literal["weights", "pool", "softening", "recursion", "sequence"] = "weights"
     stage: Stage | None = None
     budget: Literal["quick", "standard"] = "quick"
 
