@@ -1,12 +1,15 @@
 """An audit with one result of every kind, written by hand."""
 
-from mashbill.audit.verdicts import Certificate, CheckResult, Witness, rechecks
+from mashbill.audit import verdicts
+from mashbill.audit.verdicts import Certificate, CheckResult, Witness
 
 
-@rechecks("sum of a list")
 def _adds_up(numbers) -> bool:
     return sum(numbers["parts"]) == numbers["sum"]
 
+
+# Not through `rechecks`: this module is read twice, as a neighbour and for its doctests.
+verdicts._RECHECKS["sum of a list"] = _adds_up
 
 PROOF = Certificate("sum of a list", "the parts add up to 6", "the parts are these", {"parts": [1, 2, 3], "sum": 6})
 WITNESS = Witness(
