@@ -26,11 +26,6 @@ IS_WHOLE = "MASHBILL_AUDIT" in os.environ
 WHOLE = mutants.MUTANTS if IS_WHOLE else [one for one in mutants.MUTANTS if one.name in FEW] + mutants.MUTANTS[110::7]
 
 MISSED: dict[str, str] = {
-    "third call differs": "the same object has answered many calls before it is asked twice",
-    "changes the evidence it reads": "every question brings new evidence, and nobody looks at the old",
-    "changes evidence for others": "likewise",
-    "reads the student undeclared": "composition.student is asked of compositions only",
-    "bounds that nothing satisfies": "nothing holds stated bounds against the number of teachers",
     "slope in logits understated by 1 %": "the steepest place is a tie of each teacher's first two entries",
 }
 """Mutants that ``quick`` does not find, and why."""

@@ -1,5 +1,6 @@
 """An operator under audit: what it declares, where its axioms apply, and the situations that it is put into."""
 
+import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -37,6 +38,17 @@ class Subject:
     seed: int
 
     # What is known of the operator
+
+    @cached_property
+    def fresh(self) -> WeightOperator:
+        """A copy from before any question, for the search for a memory; the operator itself if it has no copies."""
+        try:
+            return copy.deepcopy(self.rule)
+        except Exception:  # whatever the operator's own parts raise
+            return self.rule
+
+    def __post_init__(self) -> None:
+        assert self.fresh is not None, "made now, not when it is first used"
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
@@ -102,7 +114,7 @@ class Subject:
         """Return why an axiom does not apply, or nothing."""
         asked = (
             (axiom.kind == "weights" and axiom.scale != self.scale, f"the rule works at the {self.scale} scale"),
-            (axiom.kind == "composition" and not self.is_composition, "the operator is no composition of scales"),
+            (_is_of_compositions(axiom) and not self.is_composition, "the operator is no composition of scales"),
             (axiom.id == "contract.range" and self.promise is None, "the rule declares nothing"),
             (axiom.id == "contract.lipschitz" and self._slope is None, "the rule declares no constant"),
             (axiom.id == "composition.order" and not self.has_order, "the composition states no order"),
@@ -129,6 +141,11 @@ class Subject:
         """The box that it enforces."""
         bounds = self.structure.get("bounds")
         return None if bounds is None else (bounds[0], bounds[1])
+
+
+def _is_of_compositions(axiom: Axiom) -> bool:
+    """Whether an axiom is asked of compositions only; whether a rule follows the student is asked of all."""
+    return axiom.kind == "composition" and axiom.id != "composition.student"
 
 
 def raises(rule: WeightOperator, world: World) -> bool:

@@ -4,6 +4,7 @@ Faults are kept apart: where an axiom is not about sums, weights are divided by 
 give a NaN or an exception count for the axioms on those alone.
 """
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -92,6 +93,15 @@ def out_of_range(rule: WeightOperator, case: Case) -> float:
     return max(promise.lowest - _least(weights), _most(weights) - promise.highest) - _slack(rule, case.world)
 
 
+def infeasible(rule: WeightOperator, case: Case) -> float:
+    """How far stated bounds are from letting the weights of so many teachers sum to 1."""
+    tell = getattr(rule, "structure", None)
+    bounds = None if tell is None else tell(case.world.n_teachers)["bounds"]
+    if bounds is None:
+        return 0.0
+    return max(case.world.n_teachers * bounds[0] - 1, 1 - case.world.n_teachers * bounds[1]) - ROUNDING
+
+
 def disorder(rule: WeightOperator, case: Case) -> float:
     """How much more a teacher counts than one that is certified safer in the row's context."""
     world, weights = case.world, weights_of(rule, case.world)
@@ -136,13 +146,20 @@ def depends_on_places(rule: WeightOperator, case: Case) -> float:
 
 
 def remembers(rule: WeightOperator, case: Case) -> float:
-    """How much weights change when the same is asked four times, with another question in between."""
-    first = weights_of(rule, case.world)
+    """How much weights change when the same is asked four times, with another question in between.
+
+    A copy is asked, so that the rule is as it was for whoever asks next. 1 if a call changes the evidence itself.
+    """
+    try:
+        own = copy.deepcopy(rule)
+    except Exception:  # whatever the rule's own parts raise
+        own = rule
+    first = weights_of(own, case.world)
     between = case.world if case.other is None else case.other
-    worst = 0.0
+    worst = changes_evidence(own, case)
     for _ in range(4):
-        answer(rule, between)
-        worst = max(worst, _most((weights_of(rule, case.world) - first).abs()))
+        answer(own, between)
+        worst = max(worst, _most((weights_of(own, case.world) - first).abs()))
     return worst - 1e-12
 
 
@@ -198,6 +215,7 @@ VIOLATIONS: Mapping[str, Callable[[WeightOperator, Case], float]] = {
     "context.III.22": disorder,
     "composition.box": out_of_range,
     "composition.order": disorder,
+    "composition.feasible": infeasible,
     "composition.student": follows_student_undeclared,
     "contract.answer": raises,
     "contract.shape": shape,
@@ -209,7 +227,7 @@ VIOLATIONS: Mapping[str, Callable[[WeightOperator, Case], float]] = {
     "contract.precision": depends_on_precision,
     "contract.range": out_of_range,
 }
-"""By axiom id. ``composition.feasible`` and ``contract.lipschitz`` have files of their own."""
+"""By axiom id. ``contract.lipschitz`` has a file of its own."""
 
 
 def _slack(rule: WeightOperator, world: World) -> float:

@@ -96,9 +96,9 @@ class _Audit:
         return tell(result, verdict="survived", reason=reason)
 
     def _falsified(self, result: CheckResult, axiom: Axiom, case: Case, search: str) -> CheckResult:
-        measure = VIOLATIONS.get(axiom.id, _steepness)
-        case = shrink(case, lambda smaller: _exceeds(measure, self.subject.rule, smaller), self.subject.stage)
-        violation = measure(self.subject.rule, case)
+        measure, rule = VIOLATIONS.get(axiom.id, _steepness), self._asked(axiom)
+        case = shrink(case, lambda smaller: _exceeds(measure, rule, smaller), self.subject.stage)
+        violation = measure(rule, case)
         told = self.subject.unreadable or tell_case(self.subject.rule, axiom, case)
         inputs = {"axiom": axiom.id, **case.to_json()}
         witness = Witness(told, inputs, violation, search, REPLAY)
@@ -109,6 +109,7 @@ class _Audit:
     def _attack(self, axiom: Axiom) -> tuple[_Found, int, tuple[str, ...]]:
         """Return the first violation with its search, how many situations were tried, and by which searches."""
         attempts, names = 0, []
+        rule = self._asked(axiom)
         for search, cases in searches_for(self.subject, axiom):
             names.append(search)
             for case in cases():
@@ -116,9 +117,13 @@ class _Audit:
                     attempts += 1
                     continue
                 attempts += case.world.logits.shape[1]
-                if _exceeds(VIOLATIONS.get(axiom.id, _steepness), self.subject.rule, case):
+                if _exceeds(VIOLATIONS.get(axiom.id, _steepness), rule, case):
                     return (case, search), attempts, tuple(names)
         return None, attempts, tuple(names)
+
+    def _asked(self, axiom: Axiom) -> WeightOperator:
+        """Return who is asked: for a memory a copy that has not been asked before."""
+        return self.subject.fresh if axiom.id == "contract.state" else self.subject.rule
 
     # Proofs
 
@@ -126,7 +131,7 @@ class _Audit:
         if axiom.id == "composition.feasible":
             return certificates.certify_feasible(self.subject.bounds or (0.0, 1.0), self.subject.sizes)
         if axiom.id in ("task.III.14", "composition.student"):
-            reads = bool(certificates.OF_THE_STUDENT & needs_of(self.subject.rule))
+            reads = certificates.OF_THE_STUDENT & needs_of(self.subject.rule) or not hasattr(self.subject.rule, "needs")
             return None if reads else certificates.certify_student_free(self.subject.rule)
         if self.subject.promise is None:
             return None

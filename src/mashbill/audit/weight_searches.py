@@ -39,7 +39,7 @@ class _Searches:
             "contract.gradient": ("gradient", self._plain),
             "contract.precision": ("precision", self._plain),
             "contract.lipschitz": ("steepest slope", self._slopes),
-            "composition.feasible": ("bounds", self._nothing),
+            "composition.feasible": ("bounds", self._numbers_of_teachers),
         }
         if axiom.id in specific:
             return [specific[axiom.id]]
@@ -58,8 +58,10 @@ class _Searches:
     def _plain(self) -> Iterator[Case]:
         yield from (Case(world) for _, world in self.subject.usable)
 
-    def _nothing(self) -> Iterator[None]:
-        yield None
+    def _numbers_of_teachers(self) -> Iterator[Case]:
+        generator = torch.Generator().manual_seed(self.subject.seed)
+        for n_teachers in self.subject.sizes:
+            yield Case(make_world(self.subject.stage, generator, n_teachers=n_teachers, n_rows=1, n_positions=1))
 
     def _batches(self) -> Iterator[Case]:
         for _, world in self.subject.usable:
