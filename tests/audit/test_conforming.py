@@ -18,6 +18,7 @@ from mashbill.audit.supply import Budget
 BUDGET = cast(Budget, os.environ.get("MASHBILL_AUDIT", "quick"))
 FEW = ("ranked safety by itself", "a user's ordered rule over features", "pool: linear")
 FEW += (
+    "written order",
     "a user's ordered rule that knows a task by name",
     "pool: power 1/2",
     "softening: power",
@@ -26,14 +27,6 @@ FEW += (
 )
 CHOSEN = [one for one in CONFORMING if "MASHBILL_AUDIT" in os.environ or one.name in FEW]
 
-BY_NAME = "looking for jumps, the audit gives tasks names of its own, which a rule that knows names refuses"
-ALARMS = {
-    "written order": "composition.order is asked of the scorecard's order where the composition has one of its own",
-    "mean of rules, one by task names": BY_NAME,
-    "a user's ordered rule that knows a task by name": BY_NAME,
-}
-"""False alarms that are known."""
-
 
 def test_there_are_enough() -> None:
     assert sum(one.kind == "weights" for one in CONFORMING) >= 40
@@ -41,9 +34,7 @@ def test_there_are_enough() -> None:
 
 
 @pytest.mark.parametrize("one", CHOSEN, ids=lambda one: one.name)
-def test_no_false_alarm(one: Conforming, request: pytest.FixtureRequest) -> None:
-    if one.name in ALARMS:
-        request.applymarker(pytest.mark.xfail(reason=ALARMS[one.name], strict=True))
+def test_no_false_alarm(one: Conforming) -> None:
     results = audit.check(one.make(), name=one.name, kind=one.kind, stage=one.stage, budget=BUDGET)
     alarms = [f"{result.axiom} {result.verdict}: {result.reason}" for result in results if result.is_violated]
     assert not [alarm for alarm in alarms if alarm.split()[0] not in one.excused]

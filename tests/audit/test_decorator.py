@@ -76,7 +76,7 @@ def test_each_test_ends_as_the_verdict_says(stubbed):
     assert found["token.III.4"]().verdict == "survived"
     with pytest.raises(pytest.skip.Exception, match="not applicable: the rule reads no task"):
         found["task.III.10"]()
-    with pytest.raises(pytest.fail.Exception, match=r"token.III.5 is falsified: A teacher that is certified safer"):
+    with pytest.raises(pytest.fail.Exception, match=r"token.III.5 is falsified: A teacher that is safer"):
         found["token.III.5"]()
     with pytest.raises(pytest.fail.Exception, match="it raised ValueError: boom"):
         found["contract.state"]()

@@ -25,12 +25,6 @@ FEW = ("sum off by 1e-4 where all are sure", "numpy", "cut and divided by the su
 IS_WHOLE = "MASHBILL_AUDIT" in os.environ
 WHOLE = mutants.MUTANTS if IS_WHOLE else [one for one in mutants.MUTANTS if one.name in FEW] + mutants.MUTANTS[110::7]
 
-MISSED: dict[str, str] = {
-    "slope in logits understated by 1 %": "the steepest place is a tie of each teacher's first two entries",
-}
-"""Mutants that ``quick`` does not find, and why."""
-STANDARD_MISSED = frozenset(MISSED) - {"slope in logits understated by 1 %"}
-
 
 @pytest.fixture(autouse=True, scope="module")
 def worlds_made_once() -> Iterator[None]:
@@ -60,11 +54,6 @@ def test_there_are_enough_and_every_axiom_has_one() -> None:
     assert not set(audit.AXIOMS) - first, "axioms that no mutant breaks first"
 
 
-def test_quick_finds_nearly_all() -> None:
-    assert set(MISSED) <= {mutant.name for mutant in mutants.MUTANTS}
-    assert len(MISSED) <= 0.05 * len(mutants.MUTANTS)
-
-
 @pytest.mark.parametrize("mutant", mutants.MUTANTS, ids=ids)
 def test_it_is_broken(mutant: mutants.Mutant) -> None:
     """At a known input, without the audit: a mutant that is sound would prove nothing."""
@@ -72,18 +61,13 @@ def test_it_is_broken(mutant: mutants.Mutant) -> None:
 
 
 @pytest.mark.parametrize("mutant", mutants.MUTANTS, ids=ids)
-def test_it_is_found(mutant: mutants.Mutant, request: pytest.FixtureRequest) -> None:
-    if mutant.name in (MISSED if BUDGET == "quick" else STANDARD_MISSED):
-        request.applymarker(pytest.mark.xfail(reason=MISSED[mutant.name], strict=True))
+def test_it_is_found(mutant: mutants.Mutant) -> None:
     found = mutants.find(mutant, budget=BUDGET, is_whole=False)
     assert found.search, f"{mutant.axiom} was not falsified with the budget {BUDGET}"
 
 
 @pytest.mark.parametrize("mutant", WHOLE, ids=ids)
-def test_nothing_else_is_blamed(mutant: mutants.Mutant, request: pytest.FixtureRequest) -> None:
-    if mutant.name == "sum off in one task":
-        reason = "looking for jumps, the audit gives tasks names of its own, which a rule that knows names refuses"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+def test_nothing_else_is_blamed(mutant: mutants.Mutant) -> None:
     found = mutants.find(mutant, budget=BUDGET)
     assert not found.unrelated, f"{mutant.name} keeps {', '.join(found.unrelated)}"
 

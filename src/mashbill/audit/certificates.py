@@ -231,11 +231,12 @@ def _recheck_sums(numbers: Numbers) -> bool:
 def certify_order(
     operator: WeightOperator, instances: Sequence[Mapping[str, Any]], n_teachers: int
 ) -> Certificate | None:
-    """Return the proof that a composition keeps the certified order: it is fitted before a guard common to all."""
+    """Return the proof that a composition keeps its order: it is fitted before a guard common to all."""
     structure = structure_of(operator, n_teachers)
-    if structure is None or structure["ordered"] != "scorecard":
+    if structure is None or not structure["ordered"]:
         return None
-    claim = "a teacher that is certified safer never counts less"
+    by = "certified" if structure["ordered"] == "scorecard" else "stated"
+    claim = f"a teacher that is {by} safer never counts less"
     premise = "log-weights are fitted to the order (isotonic), then guarded with bounds common to all teachers"
     numbers = {"ordered": structure["ordered"], "instances": list(instances)}
     return _valid(Certificate("ordered projection", claim, premise, numbers))
@@ -243,8 +244,10 @@ def certify_order(
 
 @rechecks("ordered projection")
 def _recheck_order(numbers: Numbers) -> bool:
+    stated = numbers["ordered"]
     return len(numbers["instances"]) > 0 and all(
         abs(math.fsum(one["weights"]) - 1) < 1e-6
+        and stated in ("scorecard", one["pairs"])
         and all(one["weights"][safer] >= one["weights"][less] - 1e-6 for safer, less in one["pairs"])
         for one in numbers["instances"]
     )

@@ -7,7 +7,7 @@ import torch
 
 from mashbill.audit.situations import Case
 from mashbill.audit.worlds import CONTINUOUS, World
-from mashbill.weights.evidence import WeightOperator
+from mashbill.weights.evidence import WeightOperator, needs_of
 
 Measure = Callable[[WeightOperator, Case], float]
 _LARGEST_LOGIT = 50.0
@@ -40,7 +40,7 @@ def _gradient(rule: WeightOperator, world: World) -> dict[str, torch.Tensor] | N
         return None
     with torch.enable_grad():
         try:
-            said = rule(replace(world, **leaves).evidence())
+            said = rule(replace(world, **leaves).evidence(needs_of(rule)))
             if not said.requires_grad:
                 return None
             found = torch.autograd.grad(-said.min(), list(leaves.values()), allow_unused=True)

@@ -10,7 +10,7 @@ import torch
 from mashbill.audit.moods import Stage, make_world
 from mashbill.audit.worlds import World
 from mashbill.shapes import Bool, Float, Int, Tensor
-from mashbill.weights.evidence import WeightOperator
+from mashbill.weights.evidence import WeightOperator, needs_of
 
 DOUBLE = torch.float64
 NO_LABEL = -100
@@ -114,7 +114,7 @@ def cut_rows(rows: Sequences, n_positions: int) -> Sequences:
 
 def weights_of(rule: WeightOperator, rows: Sequences, stage: Stage) -> Float[Tensor, "K B T"]:
     """Return the rule's log-weights, one for each position, normalised."""
-    log_weights = rule(rows.world(stage).evidence()).double()
+    log_weights = rule(rows.world(stage).evidence(needs_of(rule))).double()
     return torch.log_softmax(log_weights, dim=0).expand_as(rows.logits)
 
 

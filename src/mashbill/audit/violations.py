@@ -5,15 +5,14 @@ give a NaN or an exception count for the axioms on those alone.
 """
 
 import copy
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
 from mashbill.audit.situations import Case
 from mashbill.audit.worlds import World
 from mashbill.shapes import Float, Tensor
-from mashbill.weights.evidence import Declared, Evidence, WeightOperator
+from mashbill.weights.evidence import Declared, Evidence, WeightOperator, needs_of
 
 NO_BOUND = 1e-6
 """A rule that declares no bound and gives a weight below this has none worth the name."""
@@ -26,15 +25,23 @@ LOW_PRECISION = 1e-3
 
 
 def answer(rule: WeightOperator, world: World) -> Tensor:
-    """Return what the rule says, unchecked."""
+    """Return what the rule says, unchecked; what it said last time, if it was asked here last."""
+    asked, said = world.last_answer.get("rule"), world.last_answer.get("said")
+    if asked is not rule or said is None:
+        said = ask(rule, world)
+        world.last_answer.update(rule=rule, said=said)
+    return said.clone() if isinstance(said, Tensor) else said
+
+
+def ask(rule: WeightOperator, world: World) -> Tensor:
+    """Return what the rule says now, unchecked."""
     with torch.no_grad():
-        return rule(world.evidence())
+        return rule(world.evidence(needs_of(rule)))
 
 
 def weights_of(rule: WeightOperator, world: World, *, normalise: bool = True) -> Float[Tensor, "K B T"]:
     """Return probabilities, divided by their sum unless told otherwise; NaN where the rule gives NaN."""
-    weights = answer(rule, world).double().exp()
-    return weights / weights.sum(dim=0, keepdim=True) if normalise else weights
+    return _as_weights(answer(rule, world), normalise=normalise)
 
 
 def declared_by(rule: WeightOperator, n_teachers: int) -> Declared | None:
@@ -103,15 +110,22 @@ def infeasible(rule: WeightOperator, case: Case) -> float:
 
 
 def disorder(rule: WeightOperator, case: Case) -> float:
-    """How much more a teacher counts than one that is certified safer in the row's context."""
+    """How much more a teacher counts than one that is safer: certified in the row's context, or as the rule states."""
     world, weights = case.world, weights_of(rule, case.world)
     worst = -1.0
     for index, name in enumerate(world.contexts):
         rows = world.context == index
-        for safer, less in world.orders.get(name, ()):
+        for safer, less in ordered_pairs(rule, world, name):
             if bool(rows.any()):
                 worst = max(worst, _most(weights[less, rows] - weights[safer, rows]))
     return worst - 1e-6
+
+
+def ordered_pairs(rule: WeightOperator, world: World, context: str) -> Sequence[Sequence[int]]:
+    """Return who is safer than whom: a composition's own written order if it has one, else what is certified."""
+    tell = getattr(rule, "structure", None)
+    stated = None if tell is None else tell(world.n_teachers)["ordered"]
+    return stated if isinstance(stated, list) else world.orders.get(context, ())
 
 
 def jump(rule: WeightOperator, case: Case) -> float:
@@ -154,18 +168,18 @@ def remembers(rule: WeightOperator, case: Case) -> float:
         own = copy.deepcopy(rule)
     except Exception:  # whatever the rule's own parts raise
         own = rule
-    first = weights_of(own, case.world)
+    first = _as_weights(ask(own, case.world))
     between = case.world if case.other is None else case.other
     worst = changes_evidence(own, case)
     for _ in range(4):
-        answer(own, between)
-        worst = max(worst, _most((weights_of(own, case.world) - first).abs()))
+        ask(own, between)
+        worst = max(worst, _most((_as_weights(ask(own, case.world)) - first).abs()))
     return worst - 1e-12
 
 
 def changes_evidence(rule: WeightOperator, case: Case) -> float:
     """1 if the call changes the evidence that it was given."""
-    evidence, untouched = case.world.evidence(), case.world.evidence()
+    evidence, untouched = case.world.evidence(needs_of(rule)), case.world.evidence(needs_of(rule))
     with torch.no_grad():
         rule(evidence)
     return float(any(not _same(a, b) for a, b in zip(_tensors(evidence), _tensors(untouched), strict=True)))
@@ -176,14 +190,13 @@ def leaks_gradient(rule: WeightOperator, case: Case) -> float:
 
     Slopes in what teachers said are no leak; teachers are not trained, and searches need those slopes.
     """
-    evidence = case.world.evidence()
-    student = evidence.given("student_logprobs").clone().requires_grad_(True)
-    compared = {**evidence.divergences, "student": evidence.given("divergence:student").clone().requires_grad_(True)}
+    evidence = case.world.evidence(needs_of(rule))
+    read = (evidence.student_logprobs, evidence.gram, evidence.divergences.get("student"))
+    inputs = [value.requires_grad_(True) for value in read if value is not None]
     with torch.enable_grad():
-        said = rule(replace(evidence, student_logprobs=student, divergences=compared))
-        if not said.requires_grad:
+        said = rule(evidence)
+        if not inputs or not said.requires_grad:
             return 0.0
-        inputs = [student, compared["student"]]
         found = torch.autograd.grad(said.exp()[0].sum(), inputs, allow_unused=True)
     return float(any(gradient is not None and bool((gradient != 0).any()) for gradient in found))
 
@@ -228,6 +241,11 @@ VIOLATIONS: Mapping[str, Callable[[WeightOperator, Case], float]] = {
     "contract.range": out_of_range,
 }
 """By axiom id. ``contract.lipschitz`` has a file of its own."""
+
+
+def _as_weights(said: Tensor, *, normalise: bool = True) -> Float[Tensor, "K B T"]:
+    weights = said.double().exp()
+    return weights / weights.sum(dim=0, keepdim=True) if normalise else weights
 
 
 def _slack(rule: WeightOperator, world: World) -> float:

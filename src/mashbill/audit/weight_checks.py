@@ -19,6 +19,7 @@ from mashbill.audit.violations import (
     VIOLATIONS,
     disorder,
     jump,
+    ordered_pairs,
     out_of_bounds,
     out_of_range,
     silenced,
@@ -97,7 +98,7 @@ class _Audit:
 
     def _falsified(self, result: CheckResult, axiom: Axiom, case: Case, search: str) -> CheckResult:
         measure, rule = VIOLATIONS.get(axiom.id, _steepness), self._asked(axiom)
-        case = shrink(case, lambda smaller: _exceeds(measure, rule, smaller), self.subject.stage)
+        case = shrink(case, lambda smaller: _still_exceeds(measure, rule, smaller), self.subject.stage)
         violation = measure(rule, case)
         told = self.subject.unreadable or tell_case(self.subject.rule, axiom, case)
         inputs = {"axiom": axiom.id, **case.to_json()}
@@ -152,7 +153,7 @@ class _Audit:
 
     def _ordered_answers(self) -> Iterator[dict[str, Any]]:
         for _, world in self.subject.usable[:5]:
-            pairs = world.orders.get(world.contexts[int(world.context[0])], ())
+            pairs = ordered_pairs(self.subject.rule, world, world.contexts[int(world.context[0])])
             yield {"weights": _one(self.subject.rule, world), "pairs": [list(pair) for pair in pairs]}
 
 
@@ -163,6 +164,14 @@ def _one(rule: WeightOperator, world: World) -> list[float]:
 def _exceeds(measure: Callable[[WeightOperator, Case], float], rule: WeightOperator, case: Case) -> bool:
     violation = measure(rule, case)
     return violation > 0 or math.isnan(violation)
+
+
+def _still_exceeds(measure: Callable[[WeightOperator, Case], float], rule: WeightOperator, case: Case) -> bool:
+    """The same of a smaller situation, which the rule may not be made for."""
+    try:
+        return _exceeds(measure, rule, case)
+    except Exception:  # whatever the operator's own code raises
+        return False
 
 
 def _steepness(rule: WeightOperator, case: Case) -> float:

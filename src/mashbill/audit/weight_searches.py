@@ -114,8 +114,10 @@ class _Searches:
         generator = torch.Generator().manual_seed(self.subject.seed + 3)
         rule, metric, effort = self.subject.rule, self.subject.promise.metric, self.subject.effort
         for number in range(2 * effort.n_climbs):
-            size = {"n_teachers": 2 + number % 2, "n_rows": 1, "n_positions": 1, "n_entries": 2 + number % 4}
-            mood = ("plain", "sure", "flat", "tied")[number % 4]
+            # Slopes are steepest among few who doubt, so that comes first; later rounds pair moods with other sizes.
+            turn = number + number // 4
+            size = {"n_teachers": 2 + turn % 2, "n_rows": 1, "n_positions": 1, "n_entries": 2 + turn % 4}
+            mood = ("flat", "sure", "tied", "plain")[number % 4]
             world = make_world(self.subject.stage, generator, mood=mood, **size)
             if not raises(rule, world):
                 yield steepest(rule, world, metric, generator, n_moves=effort.n_moves)

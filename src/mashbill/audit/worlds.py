@@ -5,7 +5,7 @@ variance and divergences of one distribution move together. A :class:`World` hol
 can be moved, cut, and permuted.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -21,6 +21,10 @@ from mashbill.weights.evidence import Evidence
 
 CONTINUOUS = ("logits", "student", "features", "variance", "skill", "losses")
 """What a path between two worlds moves along; everything else is discrete and stays."""
+
+DIVERGENCES = ("divergence:mean", "divergence:student")
+OPTIONAL = (*DIVERGENCES, "gram", "variance", "logprobs", "student_logprobs")
+"""Evidence that is gathered for who asks."""
 
 
 @dataclass(frozen=True)
@@ -66,23 +70,31 @@ class World:
         """``K``."""
         return len(self.teachers)
 
-    def evidence(self) -> Evidence:
-        """Return all that a rule may look at; every optional field is there, and nobody else has the same tensors."""
-        found = self._evidence
-        own = {f.name: _copied(getattr(found, f.name)) for f in fields(found)}
-        return Evidence(**own)
+    def evidence(self, needs: Collection[str] = OPTIONAL) -> Evidence:
+        """Return what a rule may look at, which nobody else has the same tensors of; by default all that there is.
+
+        Args:
+            needs: What is gathered beyond the ordinary, as in training: a rule that does not ask gets nothing.
+        """
+        given = {name: _copied(self._gathered(name)) for name in OPTIONAL if name in needs}
+        own = {f.name: _copied(getattr(self._ordinary, f.name)) for f in fields(Evidence) if f.name not in OPTIONAL}
+        own["divergences"] = {name.partition(":")[2]: given.pop(name) for name in DIVERGENCES if name in given}
+        return Evidence(**own | given)
 
     @cached_property
-    def _evidence(self) -> Evidence:
+    def last_answer(self) -> dict[str, Any]:
+        """The rule that was asked here last, and what it said: many axioms are about the same answer."""
+        return {}
+
+    @cached_property
+    def _ordinary(self) -> Evidence:
         labels = torch.where(self.mask, self.labels, -100)
-        each = [Dense.from_logits(logits) for logits in self.logits]
-        student = numerics.log_softmax(self.student)
         accuracy, safety = self.skill
         n_tasks = len(self.tasks)
         measured = {"accuracy": accuracy, "safety": safety, "loss": self.losses}
         return Evidence(
             teachers=self.teachers,
-            statistics=Statistics.stack([measure(one, labels=labels) for one in each]),
+            statistics=Statistics.stack([measure(one, labels=labels) for one in self._said]),
             mask=self.mask,
             n_entries=self.logits.shape[-1],
             tasks=self.tasks,
@@ -96,12 +108,34 @@ class World:
                 "context": {name: table[:, n_tasks:] for name, table in measured.items()},
             },
             orders=self.orders,
-            divergences={"mean": comparison.kl_to_mean(each), "student": comparison.kl_to(each, student)},
-            gram=comparison.gradient_gram(each, student, labels=labels, mask=self.mask),
-            variance=self.variance,
-            logprobs=torch.stack([one.logprobs for one in each]),
-            student_logprobs=student,
         )
+
+    @cached_property
+    def _said(self) -> list[Dense]:
+        return [Dense.from_logits(logits) for logits in self.logits]
+
+    def _gathered(self, name: str) -> Tensor:
+        """Return what is costly, computed when it is first asked for."""
+        if name not in self._known:
+            self._known[name] = self._compute(name)
+        return self._known[name]
+
+    @cached_property
+    def _known(self) -> dict[str, Tensor]:
+        return {}
+
+    def _compute(self, name: str) -> Tensor:
+        if name == "variance":
+            return self.variance
+        if name == "logprobs":
+            return torch.stack([one.logprobs for one in self._said])
+        if name == "divergence:mean":
+            return comparison.kl_to_mean(self._said)
+        student = numerics.log_softmax(self.student)
+        if name == "gram":
+            labels = torch.where(self.mask, self.labels, -100)
+            return comparison.gradient_gram(self._said, student, labels=labels, mask=self.mask)
+        return comparison.kl_to(self._said, student) if name == "divergence:student" else student
 
     def toward(self, other: "World", share: float) -> "World":
         """Return the world a share of the way to another: continuous causes move, discrete ones stay."""

@@ -1,5 +1,6 @@
 """Which weights a box allows, and which weights a product of boxed scales can reach. Plain numbers, no tensors."""
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 
@@ -80,10 +81,13 @@ def composed_bounds(ranges: Sequence[tuple[Number, Number]], *, n_teachers: int)
     """
     if not ranges:
         return 1 / n_teachers, 1 / n_teachers
-    boxes = [effective_bounds(n_teachers, w_min=low, w_max=high) for low, high in ranges]
-    if n_teachers == 1:
-        return 1.0, 1.0
-    others = n_teachers - 1
+    boxes = tuple(effective_bounds(n_teachers, w_min=low, w_max=high) for low, high in ranges)
+    return (1.0, 1.0) if n_teachers == 1 else _composed(boxes, n_teachers - 1)
+
+
+@functools.lru_cache(maxsize=256)  # A promise is asked for far more often than it changes.
+def _composed(boxes: tuple[tuple[float, float], ...], others: int) -> tuple[float, float]:
+    """The least and largest weight among ``others`` more teachers, of boxes that are not empty."""
     # Everything in units of the weight in question, so that products of many scales stay in range.
     least = [Entries.of_vertex(others, (1 - high) / high, low / high, 1.0) for low, high in boxes]
     highest = 1 / (1 + least_sum(least, others))
