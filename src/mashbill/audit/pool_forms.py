@@ -1,9 +1,10 @@
 """What follows from the closed form that a pool declares: theorems on power means, with numbers to check them by.
 
 A search proves nothing about all teachers. A theorem does, but about a formula and not about a program. So a pool may
-*declare* its formula in an attribute ``form``::
+*declare* its formula::
 
-    my_pool.form = {"mean": "power", "r": 0.5}  # M_r / sum M_r with M_r = (sum_k w_k p_k^r)^(1/r); r = 0: geometric
+    @mashbill.forms.closed_form(mean="power", r=0.5)
+    def my_pool(logprobs, log_weights): ...  # M_r / sum M_r with M_r = (sum_k w_k p_k^r)^(1/r); r = 0: geometric
 
 and a certificate rests on two legs: the theorem, whose numeric side its :meth:`recheck` computes again in numpy from
 stored instances, and the premise that the program computes the formula. The premise is not proved. It is attacked: the
@@ -24,6 +25,7 @@ from mashbill.audit.hull import are_distributions
 from mashbill.audit.pool_answers import of_case
 from mashbill.audit.searching import Operator, Tally
 from mashbill.audit.verdicts import Certificate, Numbers, rechecks
+from mashbill.forms import form_of
 
 KIND = "power mean"
 _EXACT = 1e-9
@@ -239,8 +241,8 @@ def read_form(pool: Operator) -> Form | None:
     Raises:
         ValueError: A power mean without a finite order.
     """
-    form = getattr(pool, "form", None)
-    if not isinstance(form, Mapping) or form.get("mean") not in ("power", *_NAMES):
+    form = form_of(pool)
+    if form.get("mean") not in ("power", *_NAMES):
         return None
     mean = form["mean"]
     r = form.get("r") if mean == "power" else _NAMES[mean]

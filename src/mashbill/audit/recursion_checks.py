@@ -10,7 +10,6 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from mashbill.audit.reporting import Checked, NotApplicable, named, report
 from mashbill.audit.searching import Ask, Budget, Ground, Operator, Tally, effort_of, find, measured
 from mashbill.audit.shrinking import shrink
 from mashbill.audit.verdicts import Certificate, CheckResult, Numbers, Witness, rechecks
+from mashbill.forms import form_of
 from mashbill.shapes import Tensor
 
 RECURSION_AXIOMS = ("recursion.anchoring", "recursion.contraction", "recursion.fixed_point")
@@ -227,8 +227,7 @@ def _formula(base: np.ndarray, student: np.ndarray, anchor: float, mean: str) ->
 
 
 def _certify(axiom: str, step: Operator, anchor: float | None, ground: Ground, tally: Tally) -> Certificate | None:
-    form: Any = getattr(step, "form", None)
-    mean = str(form.get("mean")) if isinstance(form, Mapping) else ""
+    mean = str(form_of(step).get("mean"))
     if anchor is None or (axiom, mean) not in _CLAIMS:
         return None
     generator = torch.Generator().manual_seed(ground.seed + 1)

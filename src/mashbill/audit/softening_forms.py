@@ -15,6 +15,7 @@ from mashbill.audit.cases import random_cases
 from mashbill.audit.hull import are_distributions
 from mashbill.audit.searching import Tally
 from mashbill.audit.verdicts import Certificate, Numbers, rechecks
+from mashbill.forms import form_of
 from mashbill.shapes import Tensor
 
 Family = Literal["power", "mixture"]
@@ -72,8 +73,7 @@ def _holds(axiom: str, p: np.ndarray, family: Family) -> bool:
 
 def read_form(soften: Any) -> Family | None:
     """Return the family that a softening declares in its attribute ``form``, None if there is none, or none known."""
-    form = getattr(soften, "form", None)
-    family = form.get("family") if isinstance(form, Mapping) else None
+    family = form_of(soften).get("family")
     return cast(Family, family) if family in ("power", "mixture") else None
 
 

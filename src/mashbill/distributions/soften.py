@@ -11,9 +11,11 @@ import torch
 
 from mashbill import numerics
 from mashbill.distributions.topk import TopK
+from mashbill.forms import closed_form
 from mashbill.shapes import Float, Tensor
 
 
+@closed_form(family="power")
 def power(logprobs: Float[Tensor, "*batch V"], *, temperature: float) -> Float[Tensor, "*batch V"]:
     """Return ``log( p^(1/T) / sum p^(1/T) )``; entropy grows with ``T``, as ``dH/dT = Var(log p) / T^3``.
 
@@ -33,6 +35,7 @@ def power(logprobs: Float[Tensor, "*batch V"], *, temperature: float) -> Float[T
     return logprobs if temperature == 1 else numerics.log_softmax(_tempered(logprobs, temperature))
 
 
+@closed_form(family="mixture")
 def mixture(logprobs: Float[Tensor, "*batch V"], *, temperature: float) -> Float[Tensor, "*batch V"]:
     """Return ``log( p/T + (1 - 1/T)/V )``.
 

@@ -3,9 +3,11 @@
 import torch
 
 from mashbill import numerics
+from mashbill.forms import closed_form
 from mashbill.shapes import Float, Tensor
 
 
+@closed_form(mean="power", r=1.0)
 def linear(
     logprobs: Float[Tensor, "K *batch V"],
     log_weights: Float[Tensor, "K *#batch"],

@@ -5,6 +5,7 @@ import math
 import torch
 
 from mashbill import numerics
+from mashbill.forms import closed_form
 from mashbill.pools.arithmetic import linear
 from mashbill.pools.geometric import log_linear, normalise
 from mashbill.pools.precision import widest
@@ -14,6 +15,7 @@ from mashbill.weights.shares import Number
 _NEAR_ZERO = 1e-2  # below, log-sum-exp over r loses digits to the division by r: float64 inside
 
 
+@closed_form(mean="power", r=...)
 def power(
     logprobs: Float[Tensor, "K *batch V"],
     log_weights: Float[Tensor, "K *#batch"],
@@ -62,6 +64,7 @@ def power(
     return normalise(mean, log_counts).to(dtype)
 
 
+@closed_form(mean="power", r=-1.0)
 def harmonic(
     logprobs: Float[Tensor, "K *batch V"],
     log_weights: Float[Tensor, "K *#batch"],
