@@ -28,10 +28,9 @@ def closed_form(**form: object) -> Callable[[_Function], _Function]:
 
 def form_of(operator: object) -> Mapping[str, Any]:
     """Return the formula that an operator declares, with the options of a ``functools.partial``; empty if none."""
-    form = getattr(operator, "form", None)
-    given: Mapping[str, Any] = {}
+    form, given = getattr(operator, "form", None), {}
     if isinstance(operator, functools.partial):
-        form, given = form or form_of(operator.func), operator.keywords
+        form, given = form or getattr(operator.func, "form", None), operator.keywords
     if not isinstance(form, Mapping):
         return {}
     return {name: given.get(name) if value is ... else value for name, value in form.items()}

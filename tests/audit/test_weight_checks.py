@@ -108,6 +108,9 @@ def flattering(evidence: Evidence, /) -> torch.Tensor:
     return torch.log_softmax(-evidence.given("divergence:student"), dim=0)
 
 
+flattering.needs = frozenset({"divergence:student"})
+
+
 @pytest.mark.parametrize(
     ("rule", "axiom"),
     [
