@@ -36,7 +36,7 @@ class Effort:
 EFFORTS: dict[Budget, Effort] = {
     "quick": Effort(n_rounds=1, n_rows=24, n_paths=12, n_points=256, n_climbs=2, n_moves=12),
     "standard": Effort(n_rounds=5, n_rows=64, n_paths=96, n_points=1024, n_climbs=8, n_moves=40),
-    "deep": Effort(n_rounds=20, n_rows=64, n_paths=360, n_points=2048, n_climbs=24, n_moves=80),
+    "deep": Effort(n_rounds=12, n_rows=64, n_paths=240, n_points=2048, n_climbs=16, n_moves=60),
 }
 
 # Teachers, positions, entries; one row for each mood and size is what the searches multiply.

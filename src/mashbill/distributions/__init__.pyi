@@ -15,6 +15,8 @@ from .samples import EntropyEstimate as EntropyEstimate
 from .samples import entropy_from_samples as entropy_from_samples
 from .samples import max_varentropy as max_varentropy
 from .samples import reads_needed as reads_needed
+from .scores import Logits as Logits
+from .scores import Projected as Projected
 from .statistics import Statistics as Statistics
 from .statistics import measure as measure
 from .statistics import measure_logits as measure_logits
