@@ -110,7 +110,7 @@ _GRADIENT = 0
 
 
 def _n_buffers(job: _Job) -> int:
-    return 4 + (job.objective.kind == "js") + _needs_plain(job)
+    return 4 + gradient.n_spare(job.objective) + _needs_plain(job)
 
 
 def _needs_plain(job: _Job) -> bool:
@@ -157,11 +157,7 @@ def _divergence(
     _pool(logits, rows, job, reading, q=q, log_q=log_q)
     # The chain rule takes one 1/T of the T^2.
     weight = objective.divergence_weight / objective.temperature
-    if objective.kind == "js":
-        return gradient.js(reading, q, log_q, beta=objective.beta, weight=weight, spare=more.pop())
-    if objective.kind == "reverse_kl":
-        return gradient.reverse_kl(reading, q, log_q, weight=weight)
-    return gradient.forward_kl(reading, q, log_q, weight=weight)
+    return gradient.of(objective, reading, q, log_q, weight=weight, more=more)
 
 
 def _pool(logits: Tensor, rows: Rows, job: _Job, reading: student.StudentRows, *, q: Tensor, log_q: Tensor) -> None:
@@ -181,7 +177,7 @@ def _pool(logits: Tensor, rows: Rows, job: _Job, reading: student.StudentRows, *
         else:
             lost |= mixture.add_topk(q, here, log_weight, reading, temperature=temperature, tail=job.objective.tail)
     tiny = torch.finfo(q.dtype).tiny
-    if job.objective.kind == "reverse_kl" and bool(q.amin() < tiny):
+    if gradient.feels_underflow(job.objective) and bool(q.amin() < tiny):
         # A shared mask leaves zeros in every row; they matter where the student has mass.
         lost |= (q < tiny).mul(reading.probs).sum(dim=-1) > _LOST
     torch.clamp(q, min=tiny, out=log_q).log_()

@@ -11,11 +11,52 @@ With ``p = p_S`` and ``h`` the derivative of ``D`` by ``p``, the gradient is ``p
 * Jensen-Shannon: ``h = (1 - beta) (log p - log m)``.
 """
 
+from collections.abc import Sequence
+
 import torch
 
 from mashbill import numerics
+from mashbill.losses.objective import Objective
 from mashbill.losses.student import StudentRows
 from mashbill.shapes import Float, Tensor
+
+
+def n_spare(objective: Objective) -> int:
+    """Return how many buffers ``[R V]`` beside ``q`` and ``log_q`` :func:`of` overwrites."""
+    return int(objective.kind == "js")
+
+
+def feels_underflow(objective: Objective) -> bool:
+    """Return whether ``log q`` matters where ``q`` is 0 in the dtype of the buffers, as it does for the reverse KL."""
+    return objective.kind == "reverse_kl"
+
+
+def of(
+    objective: Objective,
+    student: StudentRows,
+    q: Float[Tensor, "R V"],
+    log_q: Float[Tensor, "R V"],
+    *,
+    weight: float,
+    more: Sequence[Tensor] = (),
+) -> Float[Tensor, " R"]:
+    """Return the objective's divergence, nats; ``weight`` times its gradient by ``logits / T`` goes to ``log_q``.
+
+    Args:
+        objective: Names the divergence and its option.
+        student: The student's rows; left as they are.
+        q: Pooled probabilities; overwritten.
+        log_q: Their logs, floored; overwritten.
+        weight: Factor on the gradient alone.
+        more: At least :func:`n_spare` buffers ``[R V]``; overwritten.
+    """
+    match objective.kind:
+        case "js":
+            return js(student, q, log_q, beta=objective.beta, weight=weight, spare=more[0])
+        case "reverse_kl":
+            return reverse_kl(student, q, log_q, weight=weight)
+        case "forward_kl":
+            return forward_kl(student, q, log_q, weight=weight)
 
 
 def forward_kl(
