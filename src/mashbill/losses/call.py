@@ -22,6 +22,8 @@ def distillation_loss(
     labels: Int[Tensor, "_ _"] | None = None,
     divergence: DivergenceName = "forward_kl",
     beta: float = 0.5,
+    skew: float = 0.1,
+    alpha: float = 0.5,
     temperature: float = 1.0,
     pool: PoolName = "linear",
     tail: Tail = "student",
@@ -42,8 +44,11 @@ def distillation_loss(
         log_weights: ``[K B T]`` or ``[K B 1]``, nats, exp-summing to 1 over ``K``; ``-inf`` switches a teacher off.
         mask: Positions that count, ``[B T]``.
         labels: ``[B T]``; ``-100`` means none, and such a position has only its divergence.
-        divergence: ``forward_kl`` is ``KL(q || p_S)``, ``reverse_kl`` is ``KL(p_S || q)``.
+        divergence: ``forward_kl`` is ``KL(q || p_S)``, ``reverse_kl`` is ``KL(p_S || q)``; all of them, with their
+            options, are in :mod:`mashbill.losses.divergence`.
         beta: For ``js``: 0 is the forward KL, 1 the reverse KL, as in TRL.
+        skew: For ``skew_kl``, ``KL(q || skew q + (1 - skew) p_S)``, and ``reverse_skew_kl``, as in DistiLLM.
+        alpha: For ``alpha``: 1 is the forward KL, 0 the reverse KL, 1/2 four times the squared Hellinger distance.
         temperature: ``T``, of teachers and student alike.
         pool: ``linear`` is ``sum w_k p_k``; ``log_linear`` the normalised geometric mean.
         tail: How the mass that a top-k teacher did not store lies: as the student's own, or evenly.
@@ -65,7 +70,7 @@ def distillation_loss(
     >>> round(loss.total.item(), 4), student.grad.tolist()
     (0.1308, [[[-0.25, 0.25]]])
     """
-    objective = Objective(divergence, beta, temperature, pool, tail, cross_entropy, scale)
+    objective = Objective(divergence, beta, temperature, pool, tail, cross_entropy, scale, skew=skew, alpha=alpha)
     check_shapes(student_logits, teachers, log_weights, mask=mask, labels=labels)
     if cross_entropy > 0 and labels is None:
         raise ValueError(f"cross_entropy={cross_entropy!r} needs labels; pass labels=, or cross_entropy=0")

@@ -1,7 +1,14 @@
 """Divergences between a target ``q`` and a student ``p_S``, position by position: the plain definitions.
 
 All take log-probabilities in nats, finite (an impossible entry is ``LOG_ZERO``), and are differentiable in both
-arguments. All are 0 for equal arguments. The fast path is held to these.
+arguments. All are 0 for equal arguments and at least 0 otherwise. The fast path is held to these.
+
+Four are families between or beside the KL divergences:
+
+* :func:`js`: ``beta`` is the share of ``q`` in the middle; by name, 0 is the forward KL and 1 the reverse KL.
+* :func:`skew_kl`: ``skew`` is the share of ``q`` beside the student; 0 is the forward KL, 1 would be 0 everywhere.
+* :func:`reverse_skew_kl`: ``skew`` is the share of the student beside ``q``; 0 is the reverse KL.
+* :func:`alpha_divergence`: ``alpha`` is the exponent of ``q``; 1 is the forward KL, 0 the reverse KL.
 """
 
 import math
@@ -42,11 +49,102 @@ def js(
     Source:
         Agarwal et al., arXiv:2306.13649, equation 3, with ``P`` the teacher.
     """
-    if not 0 <= beta <= 1:
-        raise ValueError(f"beta={beta!r} must lie in [0, 1]: 0 is the forward KL, 1 the reverse KL")
+    check_beta(beta)
     if beta == 0:
         return forward_kl(target, student)
     if beta == 1:
         return reverse_kl(target, student)
     middle = torch.logaddexp(target + math.log(beta), student + math.log1p(-beta)).clamp_min(numerics.LOG_ZERO)
     return beta * forward_kl(target, middle) + (1 - beta) * forward_kl(student, middle)
+
+
+def skew_kl(
+    target: Float[Tensor, "*batch V"], student: Float[Tensor, "*batch V"], *, skew: float = 0.1
+) -> Float[Tensor, "*batch"]:
+    """Skew KL divergence ``KL(q || skew q + (1 - skew) p_S)`` in nats.
+
+    At most ``-ln skew``, whatever the student misses.
+
+    Raises:
+        ValueError: ``skew`` is outside ``[0, 1)``.
+
+    Source:
+        Ko et al., *DistiLLM*, arXiv:2402.03898, their SKL with ``p`` the teacher; ``skew`` is their ``alpha``
+        (``lam`` in their code), 0.1 by their choice. After Lee, *On the Effectiveness of the Skew Divergence for
+        Statistical Language Analysis*, AISTATS 2001.
+    """
+    check_skew(skew)
+    if skew == 0:
+        return forward_kl(target, student)
+    mixed = torch.logaddexp(target + math.log(skew), student + math.log1p(-skew)).clamp_min(numerics.LOG_ZERO)
+    return forward_kl(target, mixed)
+
+
+def reverse_skew_kl(
+    target: Float[Tensor, "*batch V"], student: Float[Tensor, "*batch V"], *, skew: float = 0.1
+) -> Float[Tensor, "*batch"]:
+    """Skew reverse KL divergence ``KL(p_S || skew p_S + (1 - skew) q)`` in nats, at most ``-ln skew``.
+
+    Raises:
+        ValueError: ``skew`` is outside ``[0, 1)``.
+
+    Source:
+        Ko et al., *DistiLLM*, arXiv:2402.03898, their SRKL; see :func:`skew_kl`.
+    """
+    return skew_kl(student, target, skew=skew)
+
+
+def alpha_divergence(
+    target: Float[Tensor, "*batch V"], student: Float[Tensor, "*batch V"], *, alpha: float = 0.5
+) -> Float[Tensor, "*batch"]:
+    """Alpha-divergence ``(1 - sum q^alpha p_S^(1 - alpha)) / (alpha (1 - alpha))`` in nats.
+
+    Its limits are the forward KL for ``alpha`` to 1 and the reverse KL for ``alpha`` to 0. At 1/2 it is ``4 (1 - sum
+    sqrt(q p_S)) = 2 sum (sqrt q - sqrt p_S)^2``, four times the squared Hellinger distance. Orders outside ``[0, 1]``
+    are refused: they have no bound where one of the two is zero.
+
+    Raises:
+        ValueError: ``alpha`` is outside ``[0, 1]``.
+
+    Source:
+        Cichocki and Amari, *Families of Alpha- Beta- and Gamma-Divergences*, Entropy 12(6), 2010; Amari's
+        older parameter is ``2 alpha - 1`` or its negative. The same as in :func:`mashbill.pools.pool_for`.
+    """
+    check_alpha(alpha)
+    if alpha == 1:
+        return forward_kl(target, student)
+    if alpha == 0:
+        return reverse_kl(target, student)
+    log_overlap = (alpha * target + (1 - alpha) * student).logsumexp(dim=-1)
+    return -torch.expm1(log_overlap) / (alpha * (1 - alpha))
+
+
+def total_variation(target: Float[Tensor, "*batch V"], student: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch"]:
+    """Total variation distance ``sum |q - p_S| / 2``: a probability, not nats.
+
+    Where ``q = p_S`` it has a corner; of the derivatives of ``|q - p_S|`` there, between -1 and 1, 0 is taken.
+
+    Source:
+        Wen et al., *f-Divergence Minimization for Sequence-Level Knowledge Distillation*, arXiv:2307.15190.
+    """
+    return (target.exp() - student.exp()).abs().sum(dim=-1) / 2
+
+
+def check_beta(beta: float) -> None:
+    """Raise ``ValueError`` unless ``beta`` is one of :func:`js`."""
+    if not 0 <= beta <= 1:
+        raise ValueError(f"beta={beta!r} must lie in [0, 1]: 0 is the forward KL, 1 the reverse KL")
+
+
+def check_skew(skew: float) -> None:
+    """Raise ``ValueError`` unless ``skew`` is one of :func:`skew_kl`."""
+    if not 0 <= skew < 1:
+        raise ValueError(
+            f"skew={skew!r} must lie in [0, 1): 0 is the KL divergence itself, and at 1 all students are equal"
+        )
+
+
+def check_alpha(alpha: float) -> None:
+    """Raise ``ValueError`` unless ``alpha`` is one of :func:`alpha_divergence`."""
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha={alpha!r} must lie in [0, 1]: 1 is the forward KL, 0 the reverse KL")

@@ -8,7 +8,13 @@ With ``p = p_S`` and ``h`` the derivative of ``D`` by ``p``, the gradient is ``p
 
 * forward: ``sum(q) p - q``, both over entries above the floor;
 * reverse: ``h = log p - log q``;
-* Jensen-Shannon: ``h = (1 - beta) (log p - log m)``.
+* Jensen-Shannon: ``h = (1 - beta) (log p - log m)``, with ``m = beta q + (1 - beta) p``;
+* skew, ``m = s q + (1 - s) p``: ``h = -(1 - s) q / m``;
+* reverse skew, ``m = s p + (1 - s) q``: ``h = log(p / m) - s p / m``;
+* alpha: ``p h = -q^a p^(1-a) / a``, over entries above the floor;
+* total variation: ``h = sign(p - q) / 2``.
+
+A constant in ``h`` falls out, so that what is near 1 for ``p`` near ``q`` is written as its distance from 1.
 """
 
 from collections.abc import Sequence
@@ -20,15 +26,18 @@ from mashbill.losses.objective import Objective
 from mashbill.losses.student import StudentRows
 from mashbill.shapes import Float, Tensor
 
+_LARGE = 80.0
+# A power of q/p that float32 holds. What lies above is multiplied by a probability that makes less than e^-80 of it.
+
 
 def n_spare(objective: Objective) -> int:
     """Return how many buffers ``[R V]`` beside ``q`` and ``log_q`` :func:`of` overwrites."""
-    return int(objective.kind == "js")
+    return int(objective.kind in ("js", "skew_kl", "reverse_skew_kl"))
 
 
 def feels_underflow(objective: Objective) -> bool:
-    """Return whether ``log q`` matters where ``q`` is 0 in the dtype of the buffers, as it does for the reverse KL."""
-    return objective.kind == "reverse_kl"
+    """Return whether ``log q`` matters where ``q`` is 0 in the dtype of the buffers but the student is not."""
+    return objective.kind in ("reverse_kl", "alpha")
 
 
 def of(
@@ -51,12 +60,21 @@ def of(
         more: At least :func:`n_spare` buffers ``[R V]``; overwritten.
     """
     match objective.kind:
-        case "js":
-            return js(student, q, log_q, beta=objective.beta, weight=weight, spare=more[0])
-        case "reverse_kl":
-            return reverse_kl(student, q, log_q, weight=weight)
         case "forward_kl":
-            return forward_kl(student, q, log_q, weight=weight)
+            value = forward_kl(student, q, log_q, weight=weight)
+        case "reverse_kl":
+            value = reverse_kl(student, q, log_q, weight=weight)
+        case "js":
+            value = js(student, q, log_q, beta=objective.beta, weight=weight, spare=more[0])
+        case "skew_kl":
+            value = skew_kl(student, q, log_q, skew=objective.skew, weight=weight, spare=more[0])
+        case "reverse_skew_kl":
+            value = reverse_skew_kl(student, q, log_q, skew=objective.skew, weight=weight, spare=more[0])
+        case "alpha":
+            value = alpha_divergence(student, q, log_q, alpha=objective.alpha, weight=weight)
+        case "total_variation":
+            value = total_variation(student, q, log_q, weight=weight)
+    return value
 
 
 def forward_kl(
@@ -100,6 +118,85 @@ def js(
     of_student = q.sum(dim=-1)
     torch.addcmul(q, student.probs, of_student.unsqueeze(-1), value=-1, out=log_q).mul_(weight * (1 - beta))
     return beta * of_target + (1 - beta) * of_student
+
+
+def skew_kl(
+    student: StudentRows,
+    q: Float[Tensor, "R V"],
+    log_q: Float[Tensor, "R V"],
+    *,
+    skew: float,
+    weight: float,
+    spare: Float[Tensor, "R V"],
+) -> Float[Tensor, " R"]:
+    """``KL(q || m)``, ``m = skew q + (1 - skew) p_S``; ``spare`` is overwritten."""
+    mixed = _mixed(q, student.probs, share=skew, out=spare)
+    # q/m is 1 - (1 - skew) u with u = (p - q)/m, which stays exact where p and q agree.
+    unlike = torch.sub(student.probs, q, out=log_q).div_(mixed)
+    logs = torch.mul(unlike, skew - 1, out=spare).clamp_min_(torch.finfo(q.dtype).eps - 1).log1p_()
+    value = logs.mul_(q).sum(dim=-1)
+    _project(unlike.mul_(student.probs), student, weight=weight * (1 - skew) ** 2)
+    return value
+
+
+def reverse_skew_kl(
+    student: StudentRows,
+    q: Float[Tensor, "R V"],
+    log_q: Float[Tensor, "R V"],
+    *,
+    skew: float,
+    weight: float,
+    spare: Float[Tensor, "R V"],
+) -> Float[Tensor, " R"]:
+    """``KL(p_S || m)``, ``m = skew p_S + (1 - skew) q``; ``spare`` is overwritten."""
+    mixed = _mixed(student.probs, q, share=skew, out=spare)
+    # p/m is 1 + (1 - skew) u. Its log is taken of itself: a small one weighs more here than one near 1.
+    unlike = torch.sub(student.probs, q, out=log_q).div_(mixed).mul_(student.probs)
+    logs = torch.div(student.probs, mixed, out=spare).clamp_min_(torch.finfo(q.dtype).tiny).log_()
+    value = logs.mul_(student.probs).sum(dim=-1)
+    _project(torch.sub(logs, unlike, alpha=skew * (1 - skew), out=log_q), student, weight=weight)
+    return value
+
+
+def alpha_divergence(
+    student: StudentRows, q: Float[Tensor, "R V"], log_q: Float[Tensor, "R V"], *, alpha: float, weight: float
+) -> Float[Tensor, " R"]:
+    """``(1 - sum q^a p_S^(1-a)) / (a (1 - a))``.
+
+    Written with ``q^a p^(1-a) - p = p expm1(a log q/p)`` for ``a`` up to 1/2 and with the roles of ``p`` and ``q``
+    exchanged above, so that no small difference of large numbers is left near either end.
+    """
+    by_student = alpha <= 0.5
+    log_q.sub_(student.logprobs).mul_(alpha if by_student else alpha - 1).clamp_max_(_LARGE)
+    overlap = log_q.expm1_().mul_(student.probs if by_student else q)
+    value = overlap.sum(dim=-1).div_(alpha * (alpha - 1))
+    if not by_student:
+        overlap.add_(q)
+        if student.is_floored:
+            overlap.masked_fill_(student.logprobs <= numerics.LOG_ZERO, 0)
+    _project(overlap, student, weight=-weight / alpha)
+    return value
+
+
+def total_variation(
+    student: StudentRows, q: Float[Tensor, "R V"], log_q: Float[Tensor, "R V"], *, weight: float
+) -> Float[Tensor, " R"]:
+    """``sum |q - p_S| / 2``, a probability; the derivative of ``|q - p_S|`` at 0 counts as 0."""
+    torch.sub(student.probs, q, out=log_q)
+    value = torch.abs(log_q, out=q).sum(dim=-1).div_(2)
+    log_q.sign_().mul_(student.probs)
+    _project(log_q, student, weight=weight / 2)
+    return value
+
+
+def _mixed(one: Tensor, other: Tensor, *, share: float, out: Tensor) -> Tensor:
+    """Write ``share one + (1 - share) other``, at least the least normal number."""
+    return torch.mul(other, 1 - share, out=out).add_(one, alpha=share).clamp_min_(torch.finfo(out.dtype).tiny)
+
+
+def _project(ascent: Tensor, student: StudentRows, *, weight: float) -> None:
+    """Turn ``p h`` into ``weight * (p h - p sum p h)``, in place."""
+    ascent.addcmul_(student.probs, ascent.sum(dim=-1, keepdim=True), value=-1).mul_(weight)
 
 
 def add_cross_entropy(gradient: Float[Tensor, "R V"], student: StudentRows, labels: Tensor, *, weight: float) -> None:

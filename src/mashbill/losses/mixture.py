@@ -9,6 +9,7 @@ import torch
 
 from mashbill import numerics
 from mashbill.distributions.dense import Dense
+from mashbill.distributions.scores import Logits
 from mashbill.distributions.topk import TopK
 from mashbill.losses.objective import Tail
 from mashbill.losses.student import StudentRows
@@ -23,26 +24,27 @@ _FLAT = 50.0
 
 def add_dense(
     pool: Float[Tensor, "R V"],
-    teacher: Dense,
+    teacher: Dense | Logits,
     log_weight: Float[Tensor, " R"],
     *,
     temperature: float,
     work: Float[Tensor, "R V"],
 ) -> None:
-    """Add ``w p^(1/T) / sum p^(1/T)`` to ``pool``; ``work`` is overwritten."""
-    logprobs = teacher.logprobs
-    if temperature == 1 and logprobs.dtype == work.dtype:
-        torch.exp(logprobs, out=work)
-    else:
-        work.copy_(logprobs)
-        if temperature > _FLAT:
-            work.masked_fill_(logprobs <= numerics.LOG_ZERO, -torch.inf)
-        if temperature != 1:
-            work.mul_(1 / temperature)
-        if temperature < 1:
-            # Sharpening may push even the largest entry below what exp can hold.
-            work.sub_(work.amax(dim=-1, keepdim=True))
-        work.exp_()
+    """Add ``w softmax(z / T)`` to ``pool``; ``work`` is overwritten, and may be what holds ``z``."""
+    values = teacher.logprobs if isinstance(teacher, Dense) else teacher.values
+    if temperature != 1:
+        # Shifted before divided: what is rounded then is the distance to the largest entry, not the size of both.
+        peak = values.amax(dim=-1, keepdim=True)
+        absent = values <= numerics.LOG_ZERO if isinstance(teacher, Dense) and temperature > _FLAT else None
+        values = torch.sub(values, peak, out=work) if values.dtype == work.dtype else work.copy_(values).sub_(peak)
+        values.mul_(1 / temperature)
+        if absent is not None:
+            values.masked_fill_(absent, -torch.inf)
+    elif values.dtype != work.dtype:
+        values = work.copy_(values)
+    # One pass over what is in the cache, where exp, sum and division are three.
+    torch.softmax(values, dim=-1, out=work)
+    # Its fast exponential errs upwards, all entries alike: the sum takes that back.
     factor = log_weight.exp() / work.sum(dim=-1)
     pool.addcmul_(work, factor.unsqueeze(-1))
 

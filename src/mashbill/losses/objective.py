@@ -1,14 +1,26 @@
 """What is minimised, as one value, and what a call returns."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from mashbill.losses import divergence
 from mashbill.shapes import Float, Tensor
 
-DivergenceName = Literal["forward_kl", "reverse_kl", "js"]
+DivergenceName = Literal["forward_kl", "reverse_kl", "js", "skew_kl", "reverse_skew_kl", "alpha", "total_variation"]
 PoolName = Literal["linear", "log_linear"]
 Tail = Literal["student", "even"]
+
+_PLAIN: dict[DivergenceName, Callable[..., Tensor]] = {
+    "forward_kl": divergence.forward_kl,
+    "reverse_kl": divergence.reverse_kl,
+    "js": divergence.js,
+    "skew_kl": divergence.skew_kl,
+    "reverse_skew_kl": divergence.reverse_skew_kl,
+    "alpha": divergence.alpha_divergence,
+    "total_variation": divergence.total_variation,
+}
+_OPTIONS = {"js": "beta", "skew_kl": "skew", "reverse_skew_kl": "skew", "alpha": "alpha"}
 
 
 @dataclass(frozen=True)
@@ -18,7 +30,7 @@ class Objective:
     Teachers are softened first and pooled afterwards; only the log-linear pool would not care.
 
     Attributes:
-        divergence: ``D``.
+        divergence: ``D``, a function of :mod:`mashbill.losses.divergence`.
         beta: Middle of the Jensen-Shannon divergence; 0 is the forward KL, 1 the reverse KL.
         temperature: ``T`` of teachers and student in the divergence; the cross-entropy is at ``T = 1``.
         pool: How the teachers become one target ``q``.
@@ -27,6 +39,9 @@ class Objective:
         cross_entropy: ``c``, the share of the cross-entropy against labels, a probability.
         scale: Factor on the whole, usually 1 over the number of positions of the global batch. Given here it costs
             nothing; as a factor on the result it costs a second gradient in memory.
+        skew: Share of the first argument in the second one of a skew KL divergence; 0 is the KL divergence itself.
+        alpha: Order of the alpha-divergence; 1 is the forward KL, 0 the reverse KL, 1/2 four times the squared
+            Hellinger distance.
 
     Raises:
         ValueError: An option is outside its range.
@@ -39,6 +54,8 @@ class Objective:
     tail: Tail = "student"
     cross_entropy: float = 0.0
     scale: float = 1.0
+    skew: float = 0.1
+    alpha: float = 0.5
 
     def __post_init__(self) -> None:
         for name, legal in (("divergence", DivergenceName), ("pool", PoolName), ("tail", Tail)):
@@ -48,14 +65,21 @@ class Objective:
             raise ValueError(f"temperature={self.temperature!r} must be positive and finite")
         if not 0 <= self.cross_entropy <= 1:
             raise ValueError(f"cross_entropy={self.cross_entropy!r} is a share and must lie in [0, 1]")
-        if not 0 <= self.beta <= 1:
-            raise ValueError(f"beta={self.beta!r} must lie in [0, 1]: 0 is the forward KL, 1 the reverse KL")
+        for name, check in (
+            ("beta", divergence.check_beta),
+            ("skew", divergence.check_skew),
+            ("alpha", divergence.check_alpha),
+        ):
+            check(getattr(self, name))
 
     @property
     def kind(self) -> DivergenceName:
-        """The divergence to compute, with the ends of ``beta`` resolved."""
-        if self.divergence == "js" and self.beta in (0, 1):
-            return "forward_kl" if self.beta == 0 else "reverse_kl"
+        """The divergence to compute, with the ends of its option resolved: several are a KL divergence there."""
+        match self.divergence, self.beta, self.skew, self.alpha:
+            case ("js", 0, _, _) | ("skew_kl", _, 0, _) | ("alpha", _, _, 1):
+                return "forward_kl"
+            case ("js", 1, _, _) | ("reverse_skew_kl", _, 0, _) | ("alpha", _, _, 0):
+                return "reverse_kl"
         return self.divergence
 
     @property
@@ -74,10 +98,9 @@ class Objective:
         return self.cross_entropy * self.scale
 
     def distance(self, target: Float[Tensor, "*batch V"], student: Float[Tensor, "*batch V"]) -> Tensor:
-        """Return the plain divergence of log-probabilities, nats, one a position."""
-        if self.kind == "js":
-            return divergence.js(target, student, beta=self.beta)
-        return (divergence.forward_kl if self.kind == "forward_kl" else divergence.reverse_kl)(target, student)
+        """Return the plain divergence of log-probabilities, one a position, in nats (total variation: a probability)."""
+        option = _OPTIONS.get(self.kind)
+        return _PLAIN[self.kind](target, student, **({option: getattr(self, option)} if option else {}))
 
 
 @dataclass(frozen=True)

@@ -50,10 +50,10 @@ def read(
         logprobs.copy_(logits).sub_(peak)
     slot = None if labels is None else labels.clamp_min(0).long().unsqueeze(-1)
     shifted_label = None if slot is None else logprobs.gather(-1, slot)
-    log_plain = None if plain is None or temperature == 1 else _normalise(torch.exp(logprobs, out=plain))
+    log_plain = None if plain is None or temperature == 1 else _normalise(logprobs, out=plain)
     if temperature != 1:
         logprobs.mul_(1 / temperature)
-    log_norm = _normalise(torch.exp(logprobs, out=probs))
+    log_norm = _normalise(logprobs, out=probs)
     logprobs.sub_(log_norm)
     is_floored = bool(logprobs.amin() < numerics.LOG_ZERO)
     if is_floored:
@@ -67,8 +67,8 @@ def read(
     return StudentRows(logprobs, probs, plain, bridge, label_logprob, is_floored)
 
 
-def _normalise(exponentials: Tensor) -> Tensor:
-    """Divide rows by their sums in place and return the logs of the sums."""
-    total = exponentials.sum(dim=-1, keepdim=True)
-    exponentials.mul_(total.reciprocal())
-    return total.log()
+def _normalise(shifted: Tensor, *, out: Tensor) -> Tensor:
+    """Fill ``out`` with the softmax of rows whose largest entry is 0, and return the logs of their normalisers."""
+    torch.softmax(shifted, dim=-1, out=out)
+    out.mul_(out.sum(dim=-1, keepdim=True).reciprocal())  # Its fast exponential errs upwards, all entries alike.
+    return -out.amax(dim=-1, keepdim=True).log()  # The largest entry's probability is 1 over the normaliser.
