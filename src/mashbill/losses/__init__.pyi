@@ -1,8 +1,12 @@
 from .call import distillation_loss as distillation_loss
 from .diagnostics import Diagnostics as Diagnostics
 from .diagnostics import diagnose as diagnose
+from .divergence import alpha_divergence as alpha_divergence
 from .divergence import forward_kl as forward_kl
 from .divergence import js as js
 from .divergence import reverse_kl as reverse_kl
+from .divergence import reverse_skew_kl as reverse_skew_kl
+from .divergence import skew_kl as skew_kl
+from .divergence import total_variation as total_variation
 from .objective import LossOutput as LossOutput
 from .objective import Objective as Objective
