@@ -100,8 +100,9 @@ def alpha_divergence(
     """Alpha-divergence ``(1 - sum q^alpha p_S^(1 - alpha)) / (alpha (1 - alpha))`` in nats.
 
     Its limits are the forward KL for ``alpha`` to 1 and the reverse KL for ``alpha`` to 0. At 1/2 it is ``4 (1 - sum
-    sqrt(q p_S)) = 2 sum (sqrt q - sqrt p_S)^2``, four times the squared Hellinger distance. Orders outside ``[0, 1]``
-    are refused: they have no bound where one of the two is zero.
+    sqrt(q p_S)) = 2 sum (sqrt q - sqrt p_S)^2``, four times the squared Hellinger distance. Between 0 and 1 it is at
+    most ``1 / (alpha (1 - alpha))``, and this plain form loses digits in proportion to that bound. Orders outside
+    ``[0, 1]`` are refused: they have no bound where one of the two is zero.
 
     Raises:
         ValueError: ``alpha`` is outside ``[0, 1]``.
@@ -115,8 +116,9 @@ def alpha_divergence(
         return forward_kl(target, student)
     if alpha == 0:
         return reverse_kl(target, student)
-    log_overlap = (alpha * target + (1 - alpha) * student).logsumexp(dim=-1)
-    return -torch.expm1(log_overlap) / (alpha * (1 - alpha))
+    # The 1 is written as a mean of both sums, so that no term is negative and rounding of the sums has no weight.
+    overlap = (alpha * target + (1 - alpha) * student).exp()
+    return (alpha * target.exp() + (1 - alpha) * student.exp() - overlap).sum(dim=-1) / (alpha * (1 - alpha))
 
 
 def total_variation(target: Float[Tensor, "*batch V"], student: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch"]:

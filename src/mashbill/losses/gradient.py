@@ -95,9 +95,7 @@ def reverse_kl(
     """``KL(p_S || q)``."""
     torch.sub(student.logprobs, log_q, out=log_q)
     torch.mul(student.probs, log_q, out=q)
-    value = q.sum(dim=-1)
-    torch.addcmul(q, student.probs, value.unsqueeze(-1), value=-1, out=log_q).mul_(weight)
-    return value
+    return _project(q, student, weight=weight, out=log_q)
 
 
 def js(
@@ -115,8 +113,7 @@ def js(
     of_target = log_q.sub_(log_middle).mul_(q).sum(dim=-1)
     torch.sub(student.logprobs, log_middle, out=log_q)
     torch.mul(student.probs, log_q, out=q)
-    of_student = q.sum(dim=-1)
-    torch.addcmul(q, student.probs, of_student.unsqueeze(-1), value=-1, out=log_q).mul_(weight * (1 - beta))
+    of_student = _project(q, student, weight=weight * (1 - beta), out=log_q)
     return beta * of_target + (1 - beta) * of_student
 
 
@@ -133,9 +130,8 @@ def skew_kl(
     mixed = _mixed(q, student.probs, share=skew, out=spare)
     # q/m is 1 - (1 - skew) u with u = (p - q)/m, which stays exact where p and q agree.
     unlike = torch.sub(student.probs, q, out=log_q).div_(mixed)
-    logs = torch.mul(unlike, skew - 1, out=spare).clamp_min_(torch.finfo(q.dtype).eps - 1).log1p_()
-    value = logs.mul_(q).sum(dim=-1)
-    _project(unlike.mul_(student.probs), student, weight=weight * (1 - skew) ** 2)
+    value = _log_of(unlike, skew - 1, out=spare).mul_(q).sum(dim=-1)
+    _project(unlike.mul_(student.probs), student, weight=weight * (1 - skew) ** 2, out=log_q)
     return value
 
 
@@ -150,11 +146,12 @@ def reverse_skew_kl(
 ) -> Float[Tensor, " R"]:
     """``KL(p_S || m)``, ``m = skew p_S + (1 - skew) q``; ``spare`` is overwritten."""
     mixed = _mixed(student.probs, q, share=skew, out=spare)
-    # p/m is 1 + (1 - skew) u. Its log is taken of itself: a small one weighs more here than one near 1.
-    unlike = torch.sub(student.probs, q, out=log_q).div_(mixed).mul_(student.probs)
-    logs = torch.div(student.probs, mixed, out=spare).clamp_min_(torch.finfo(q.dtype).tiny).log_()
-    value = logs.mul_(student.probs).sum(dim=-1)
-    _project(torch.sub(logs, unlike, alpha=skew * (1 - skew), out=log_q), student, weight=weight)
+    unlike = torch.sub(student.probs, q, out=log_q).div_(mixed)
+    logs = _log_of(unlike, 1 - skew, out=spare)
+    value = torch.mul(logs, student.probs, out=q).sum(dim=-1)
+    # The part of p/m that varies, as above.
+    logs.sub_(unlike, alpha=skew * (1 - skew)).mul_(student.probs)
+    _project(logs, student, weight=weight, out=log_q)
     return value
 
 
@@ -174,7 +171,7 @@ def alpha_divergence(
         overlap.add_(q)
         if student.is_floored:
             overlap.masked_fill_(student.logprobs <= numerics.LOG_ZERO, 0)
-    _project(overlap, student, weight=-weight / alpha)
+    _project(overlap, student, weight=-weight / alpha, out=log_q)
     return value
 
 
@@ -185,7 +182,7 @@ def total_variation(
     torch.sub(student.probs, q, out=log_q)
     value = torch.abs(log_q, out=q).sum(dim=-1).div_(2)
     log_q.sign_().mul_(student.probs)
-    _project(log_q, student, weight=weight / 2)
+    _project(log_q, student, weight=weight / 2, out=log_q)
     return value
 
 
@@ -194,9 +191,18 @@ def _mixed(one: Tensor, other: Tensor, *, share: float, out: Tensor) -> Tensor:
     return torch.mul(other, 1 - share, out=out).add_(one, alpha=share).clamp_min_(torch.finfo(out.dtype).tiny)
 
 
-def _project(ascent: Tensor, student: StudentRows, *, weight: float) -> None:
-    """Turn ``p h`` into ``weight * (p h - p sum p h)``, in place."""
-    ascent.addcmul_(student.probs, ascent.sum(dim=-1, keepdim=True), value=-1).mul_(weight)
+def _log_of(unlike: Tensor, factor: float, *, out: Tensor) -> Tensor:
+    """Write ``log(1 + factor * unlike)``; 0 counts as the spacing of numbers near 1, for it is weighted by itself."""
+    return torch.mul(unlike, factor, out=out).clamp_min_(torch.finfo(out.dtype).eps - 1).log1p_()
+
+
+def _project(ascent: Tensor, student: StudentRows, *, weight: float, out: Tensor) -> Float[Tensor, " R"]:
+    """Write ``weight * (p h - p sum p h)`` of ``ascent = p h``, and return ``sum p h``."""
+    total = ascent.sum(dim=-1)
+    torch.addcmul(ascent, student.probs, total.unsqueeze(-1), value=-1, out=out)
+    # Once more: where one entry has nearly all the mass, what remains is the rounding of that entry.
+    out.addcmul_(student.probs, out.sum(dim=-1, keepdim=True), value=-1).mul_(weight)
+    return total
 
 
 def add_cross_entropy(gradient: Float[Tensor, "R V"], student: StudentRows, labels: Tensor, *, weight: float) -> None:

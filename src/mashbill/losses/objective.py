@@ -98,7 +98,7 @@ class Objective:
         return self.cross_entropy * self.scale
 
     def distance(self, target: Float[Tensor, "*batch V"], student: Float[Tensor, "*batch V"]) -> Tensor:
-        """Return the plain divergence of log-probabilities, one a position, in nats; a probability for total variation."""
+        """Return the plain divergence of log-probabilities, one a position, nats; total variation is a probability."""
         option = _OPTIONS.get(self.kind)
         return _PLAIN[self.kind](target, student, **({option: getattr(self, option)} if option else {}))
 
