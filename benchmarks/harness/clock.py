@@ -1,0 +1,82 @@
+"""Times of several functions side by side, and what they say."""
+
+import gc
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+
+
+def interleaved(
+    work: Mapping[str, Callable[[], object]],
+    *,
+    repeats: int,
+    before: Callable[[], None] | None = None,
+    device: str = "cpu",
+    warm: Mapping[str, int] | None = None,
+) -> dict[str, list[tuple[float, float]]]:
+    """Time functions in turn, each once a round, in an order that shifts from round to round.
+
+    Args:
+        work: The functions by name.
+        repeats: Rounds.
+        before: Called before each function, outside its time.
+        device: Where the work happens; a GPU is waited for.
+        warm: Calls of each before the first round; one if not said.
+
+    Returns:
+        Wall and processor seconds of each round.
+    """
+    names = list(work)
+    for name in names:
+        for _ in range((warm or {}).get(name, 1)):
+            _ = before and before()
+            work[name]()
+    samples: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    gc.collect()
+    for turn in range(repeats):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            _ = before and before()
+            samples[name].append(once(work[name], device))
+    return samples
+
+
+def once(function: Callable[[], object], device: str = "cpu") -> tuple[float, float]:
+    """Return wall and processor seconds of one call."""
+    wait(device)
+    wall, processor = time.perf_counter(), time.process_time()
+    function()
+    wait(device)
+    return time.perf_counter() - wall, time.process_time() - processor
+
+
+def wait(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return lower quartile, median and upper quartile."""
+    if len(values) < 2:
+        return values[0], values[0], values[0]
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, middle, high
+
+
+@contextmanager
+def competitor(active: bool) -> Iterator[None]:
+    """Keep one other process busy on one core meanwhile."""
+    if not active:
+        yield
+        return
+    busy = "import time\nend = time.time() + 3600\nwhile time.time() < end: sum(range(10000))"
+    other = subprocess.Popen([sys.executable, "-c", busy])
+    try:
+        yield
+    finally:
+        other.kill()
+        other.wait()

@@ -1,0 +1,71 @@
+"""How time grows with positions, entries and teachers."""
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from harness import clock
+from harness.forms import Shape, make
+from harness.variants import ours, run
+
+AXES = ("rows", "entries", "teachers")
+
+
+def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
+    """Return the least-squares slope of log time over log size: 1 is linear."""
+    x, y = [math.log(size) for size in sizes], [math.log(second) for second in seconds]
+    middle_x, middle_y = sum(x) / len(x), sum(y) / len(y)
+    return sum((a - middle_x) * (b - middle_y) for a, b in zip(x, y, strict=True)) / sum((a - middle_x) ** 2 for a in x)
+
+
+def growth(shape: Shape, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Double one size after the other around ``shape`` and fit exponents.
+
+    Time in K cannot be a pure power, since the student costs something without any teacher; it is fitted over the
+    work, ``work(shape)``, as well.
+    """
+    record = {"mode": "growth", "shape": asdict(shape), "divergence": arguments.divergence, "axes": {}}
+    for axis in AXES:
+        shapes = [replace(shape, **{axis: size}) for size in sizes(shape, axis, smoke=arguments.smoke)]
+        try:
+            seconds = [_seconds(one, arguments) for one in shapes]
+        except (TypeError, AttributeError):
+            return {**record, "note": "not built yet"}
+        swept = [getattr(one, axis) for one in shapes]
+        record["axes"][axis] = {
+            "sizes": swept,
+            "seconds": seconds,
+            "exponent": exponent(swept, seconds),
+            "exponent_in_work": exponent([work(one) for one in shapes], seconds),
+        }
+    return record
+
+
+def sizes(shape: Shape, axis: str, *, smoke: bool = False) -> list[int]:
+    """Return the sizes to try: a quarter to four times the shape's own; teachers from 1 to 16."""
+    own = getattr(shape, axis)
+    if smoke:
+        return [own, 2 * own]
+    if axis == "teachers":
+        return [1, 2, 4, 8, 16]
+    return [own // 4, own // 2, own, 2 * own, 4 * own]
+
+
+def work(shape: Shape) -> float:
+    """Return what a loss must at least do, in units that cancel: logits and stored entries, or multiply-adds."""
+    matrix = shape.rows * shape.entries
+    if shape.form == "logits":
+        return matrix * (shape.teachers + 1)
+    if shape.form == "hidden":
+        return matrix * (3 * shape.width + shape.teachers * shape.teacher_width)
+    if shape.form == "stored":
+        return matrix * 3 * shape.width
+    return matrix + shape.rows * shape.teachers * shape.k
+
+
+def _seconds(shape: Shape, arguments: argparse.Namespace) -> float:
+    inputs = make(shape, divergence=arguments.divergence, device=arguments.device)
+    samples = clock.interleaved({"ours": lambda: run(ours, inputs)}, repeats=arguments.repeats, device=arguments.device)
+    return clock.quartiles([wall for wall, _ in samples["ours"]])[1]
