@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -6,9 +7,29 @@ from scipy.special import rel_entr
 
 from mashbill import numerics
 from mashbill.distributions import Dense
-from mashbill.losses import forward_kl, js, reverse_kl
+from mashbill.losses import (
+    alpha_divergence,
+    forward_kl,
+    js,
+    reverse_kl,
+    reverse_skew_kl,
+    skew_kl,
+    total_variation,
+)
+from mashbill.pools import divergence_between
 
-ALL = [forward_kl, reverse_kl, js]
+ALL = [
+    forward_kl,
+    reverse_kl,
+    js,
+    skew_kl,
+    reverse_skew_kl,
+    partial(skew_kl, skew=0.9),
+    alpha_divergence,
+    partial(alpha_divergence, alpha=0.05),
+    partial(alpha_divergence, alpha=0.95),
+    total_variation,
+]
 
 
 def random_logprobs(*shape, seed=0, scale=3.0):
@@ -44,7 +65,8 @@ def test_ends_of_beta_are_named_as_in_trl_and_are_the_limits():
 @pytest.mark.parametrize("divergence", ALL)
 def test_zero_for_equal_and_positive_otherwise(divergence):
     q, p = random_logprobs(50, 7), random_logprobs(50, 7, seed=1)
-    assert divergence(q, q).abs().max() <= 1e-15
+    # Near its ends alpha divides the rounding of probabilities by alpha (1 - alpha).
+    assert divergence(q, q).abs().max() <= 5e-15
     assert (divergence(q, p) > 0).all()
 
 
@@ -82,3 +104,100 @@ def test_gradcheck(divergence):
 def test_beta_outside_is_refused(beta):
     with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
         js(random_logprobs(1, 2), random_logprobs(1, 2), beta=beta)
+
+
+def pair(q, p):
+    return torch.tensor([q, p], dtype=torch.float64).log().unbind()
+
+
+@pytest.mark.parametrize(
+    ("divergence", "q", "p", "expected"),
+    [
+        # The mixture is (5/8, 3/8) either way.
+        (partial(skew_kl, skew=0.5), (3 / 4, 1 / 4), (1 / 2, 1 / 2), 3 / 4 * math.log(6 / 5) + math.log(2 / 3) / 4),
+        (partial(reverse_skew_kl, skew=0.5), (3 / 4, 1 / 4), (1 / 2, 1 / 2), math.log(4 / 5) / 2 + math.log(4 / 3) / 2),
+        # A fifth of the first argument: (11/20, 9/20), and (7/10, 3/10).
+        (partial(skew_kl, skew=0.2), (3 / 4, 1 / 4), (1 / 2, 1 / 2), 3 / 4 * math.log(15 / 11) + math.log(5 / 9) / 4),
+        (partial(reverse_skew_kl, skew=0.2), (3 / 4, 1 / 4), (1 / 2, 1 / 2), math.log(5 / 7) / 2 + math.log(5 / 3) / 2),
+        # 12/25 at each of two entries overlap.
+        (alpha_divergence, (16 / 25, 9 / 25), (9 / 25, 16 / 25), 4 / 25),
+        # q^(1/3) p^(2/3) is 4/9 and 2/9.
+        (partial(alpha_divergence, alpha=1 / 3), (1 / 9, 8 / 9), (8 / 9, 1 / 9), 9 / 2 * (1 - 6 / 9)),
+        (total_variation, (3 / 4, 1 / 4), (1 / 2, 1 / 2), 1 / 4),
+    ],
+)
+def test_two_entries_by_hand(divergence, q, p, expected):
+    assert divergence(*pair(q, p)).item() == pytest.approx(expected, rel=1e-14)
+
+
+@pytest.mark.parametrize("skew", [0.01, 0.1, 0.5, 0.99])
+def test_skew_kl_is_the_kl_to_a_mixture_with_its_first_argument(skew):
+    q, p = random_logprobs(9, 13), random_logprobs(9, 13, seed=1)
+    of_q, of_p = q.exp().numpy(), p.exp().numpy()
+    forward = rel_entr(of_q, skew * of_q + (1 - skew) * of_p).sum(-1)
+    reverse = rel_entr(of_p, skew * of_p + (1 - skew) * of_q).sum(-1)
+    torch.testing.assert_close(skew_kl(q, p, skew=skew), torch.from_numpy(forward), rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(reverse_skew_kl(q, p, skew=skew), torch.from_numpy(reverse), rtol=1e-12, atol=1e-14)
+
+
+def test_hellinger_is_the_middle_of_alpha():
+    q, p = random_logprobs(9, 13), random_logprobs(9, 13, seed=1)
+    squared_hellinger = ((q / 2).exp() - (p / 2).exp()).square().sum(-1) / 2
+    torch.testing.assert_close(alpha_divergence(q, p), 4 * squared_hellinger, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.5, 0.8])
+def test_alpha_is_that_of_the_pools_and_mirrors(alpha):
+    q, p = random_logprobs(9, 13), random_logprobs(9, 13, seed=1)
+    there = divergence_between(q, p, divergence="alpha", alpha=alpha)
+    torch.testing.assert_close(alpha_divergence(q, p, alpha=alpha), there, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(alpha_divergence(p, q, alpha=1 - alpha), there, rtol=1e-12, atol=1e-14)
+
+
+def test_ends_of_skew_and_alpha_are_the_kl_divergences_and_the_limits():
+    q, p = random_logprobs(4, 6), random_logprobs(4, 6, seed=1)
+    for divergence, end, limit in (
+        (partial(skew_kl, skew=0.0), partial(skew_kl, skew=1e-9), forward_kl),
+        (partial(reverse_skew_kl, skew=0.0), partial(reverse_skew_kl, skew=1e-9), reverse_kl),
+        (partial(alpha_divergence, alpha=1.0), partial(alpha_divergence, alpha=1 - 1e-6), forward_kl),
+        (partial(alpha_divergence, alpha=0.0), partial(alpha_divergence, alpha=1e-6), reverse_kl),
+    ):
+        assert torch.equal(divergence(q, p), limit(q, p))
+        torch.testing.assert_close(end(q, p), limit(q, p), rtol=1e-4, atol=1e-6)
+
+
+def test_bounds_are_kept_and_reached():
+    q, p = random_logprobs(50, 7, scale=20), random_logprobs(50, 7, seed=1, scale=20)
+    apart = Dense.from_probs(torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)).logprobs.split(1)
+    for divergence, bound in (
+        (partial(skew_kl, skew=0.3), -math.log(0.3)),
+        (partial(reverse_skew_kl, skew=0.3), -math.log(0.3)),
+        (partial(alpha_divergence, alpha=0.2), 1 / 0.16),
+        (total_variation, 1.0),
+    ):
+        assert (divergence(q, p) <= bound + 1e-12).all()
+        assert divergence(*apart).item() == pytest.approx(bound, rel=1e-12)
+    # Pinsker's inequality.
+    assert (2 * total_variation(q, p) ** 2 <= forward_kl(q, p) + 1e-12).all()
+
+
+def test_total_variation_takes_the_slope_0_at_its_corner():
+    q = random_logprobs(2, 4)
+    p = q.clone().requires_grad_()
+    total_variation(q, p).sum().backward()
+    assert torch.equal(p.grad, torch.zeros_like(q))
+
+
+@pytest.mark.parametrize(
+    ("refused", "message"),
+    [
+        (partial(skew_kl, skew=1.0), r"skew=1\.0 must lie in \[0, 1\)"),
+        (partial(skew_kl, skew=-0.1), r"skew=-0\.1 must lie"),
+        (partial(reverse_skew_kl, skew=math.nan), "skew=nan must lie"),
+        (partial(alpha_divergence, alpha=2.0), r"alpha=2\.0 must lie in \[0, 1\]: 1 is the forward KL"),
+        (partial(alpha_divergence, alpha=math.nan), "alpha=nan must lie"),
+    ],
+)
+def test_options_outside_are_refused(refused, message):
+    with pytest.raises(ValueError, match=message):
+        refused(random_logprobs(1, 2), random_logprobs(1, 2))

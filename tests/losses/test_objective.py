@@ -1,5 +1,7 @@
 import pytest
+import torch
 
+from mashbill import losses
 from mashbill.losses import Objective
 
 
@@ -14,6 +16,8 @@ from mashbill.losses import Objective
         ({"temperature": float("inf")}, "temperature=inf must be positive and finite"),
         ({"cross_entropy": 1.5}, r"cross_entropy=1\.5 is a share"),
         ({"beta": -0.5}, r"beta=-0\.5 must lie in \[0, 1\]"),
+        ({"skew": 1.0}, r"skew=1\.0 must lie in \[0, 1\): 0 is the KL divergence itself"),
+        ({"alpha": 1.5}, r"alpha=1\.5 must lie in \[0, 1\]: 1 is the forward KL"),
     ],
 )
 def test_options_outside_their_range(options, message):
@@ -30,6 +34,31 @@ def test_ends_of_beta_resolve():
     assert Objective("js", 1.0).kind == "reverse_kl"
     assert Objective("js", 0.5).kind == "js"
     assert Objective("forward_kl", 1.0).kind == "forward_kl"
+
+
+def test_ends_of_skew_and_alpha_resolve():
+    assert Objective("skew_kl", skew=0.0).kind == "forward_kl"
+    assert Objective("reverse_skew_kl", skew=0.0).kind == "reverse_kl"
+    assert Objective("alpha", alpha=1.0).kind == "forward_kl"
+    assert Objective("alpha", alpha=0.0).kind == "reverse_kl"
+    assert Objective("alpha", skew=0.0).kind == "alpha"
+    assert Objective("skew_kl", alpha=0.0, beta=0.0).kind == "skew_kl"
+
+
+def test_each_divergence_gets_its_own_option():
+    generator = torch.Generator().manual_seed(0)
+    q, p = torch.randn(2, 3, 5, dtype=torch.float64, generator=generator).log_softmax(dim=-1)
+    options = {"beta": 0.2, "skew": 0.3, "alpha": 0.4}
+    for name, expected in (
+        ("forward_kl", losses.forward_kl(q, p)),
+        ("reverse_kl", losses.reverse_kl(q, p)),
+        ("js", losses.js(q, p, beta=0.2)),
+        ("skew_kl", losses.skew_kl(q, p, skew=0.3)),
+        ("reverse_skew_kl", losses.reverse_skew_kl(q, p, skew=0.3)),
+        ("alpha", losses.alpha_divergence(q, p, alpha=0.4)),
+        ("total_variation", losses.total_variation(q, p)),
+    ):
+        assert torch.equal(Objective(name, **options).distance(q, p), expected)
 
 
 def test_factors():

@@ -14,7 +14,7 @@ With ``p = p_S`` and ``h`` the derivative of ``D`` by ``p``, the gradient is ``p
 * alpha: ``p h = -q^a p^(1-a) / a``, over entries above the floor;
 * total variation: ``h = sign(p - q) / 2``.
 
-A constant in ``h`` falls out, so that what is near 1 for ``p`` near ``q`` is written as its distance from 1.
+A constant in ``h`` falls out.
 """
 
 from collections.abc import Sequence
@@ -128,10 +128,9 @@ def skew_kl(
 ) -> Float[Tensor, " R"]:
     """``KL(q || m)``, ``m = skew q + (1 - skew) p_S``; ``spare`` is overwritten."""
     mixed = _mixed(q, student.probs, share=skew, out=spare)
-    # q/m is 1 - (1 - skew) u with u = (p - q)/m, which stays exact where p and q agree.
-    unlike = torch.sub(student.probs, q, out=log_q).div_(mixed)
-    value = _log_of(unlike, skew - 1, out=spare).mul_(q).sum(dim=-1)
-    _project(unlike.mul_(student.probs), student, weight=weight * (1 - skew) ** 2, out=log_q)
+    ratio = torch.div(q, mixed, out=log_q)
+    value = torch.clamp(ratio, min=torch.finfo(q.dtype).tiny, out=spare).log_().mul_(q).sum(dim=-1)
+    _project(ratio.mul_(student.probs), student, weight=weight * (skew - 1), out=log_q)
     return value
 
 
@@ -146,12 +145,14 @@ def reverse_skew_kl(
 ) -> Float[Tensor, " R"]:
     """``KL(p_S || m)``, ``m = skew p_S + (1 - skew) q``; ``spare`` is overwritten."""
     mixed = _mixed(student.probs, q, share=skew, out=spare)
+    # p/m is 1 + (1 - skew) u with u = (p - q)/m, which stays exact where p and q agree.
     unlike = torch.sub(student.probs, q, out=log_q).div_(mixed)
-    logs = _log_of(unlike, 1 - skew, out=spare)
+    logs = torch.mul(unlike, 1 - skew, out=spare)
+    # What is lost of a small ratio is weighted by the ratio.
+    logs.clamp_min_(torch.finfo(q.dtype).eps - 1).log1p_()
     value = torch.mul(logs, student.probs, out=q).sum(dim=-1)
-    # The part of p/m that varies, as above.
-    logs.sub_(unlike, alpha=skew * (1 - skew)).mul_(student.probs)
-    _project(logs, student, weight=weight, out=log_q)
+    ascent = logs.sub_(unlike, alpha=skew * (1 - skew)).mul_(student.probs)
+    _project(ascent, student, weight=weight, out=log_q)
     return value
 
 
@@ -189,11 +190,6 @@ def total_variation(
 def _mixed(one: Tensor, other: Tensor, *, share: float, out: Tensor) -> Tensor:
     """Write ``share one + (1 - share) other``, at least the least normal number."""
     return torch.mul(other, 1 - share, out=out).add_(one, alpha=share).clamp_min_(torch.finfo(out.dtype).tiny)
-
-
-def _log_of(unlike: Tensor, factor: float, *, out: Tensor) -> Tensor:
-    """Write ``log(1 + factor * unlike)``; 0 counts as the spacing of numbers near 1, for it is weighted by itself."""
-    return torch.mul(unlike, factor, out=out).clamp_min_(torch.finfo(out.dtype).eps - 1).log1p_()
 
 
 def _project(ascent: Tensor, student: StudentRows, *, weight: float, out: Tensor) -> Float[Tensor, " R"]:
