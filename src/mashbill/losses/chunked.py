@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from mashbill import numerics
 from mashbill.distributions.dense import Dense
 from mashbill.distributions.topk import TopK
-from mashbill.losses import gradient, mixture, student, target
+from mashbill.losses import gradient, mixture, student, target, topk
 from mashbill.losses.objective import LossOutput, Objective
 from mashbill.losses.rows import Rows, counted, rows_at_once
 from mashbill.shapes import Bool, Float, Int, LogWeights, Tensor
@@ -120,6 +120,30 @@ def _needs_plain(job: _Job) -> bool:
 
 def _chunk(logits: Tensor, rows: Rows, job: _Job, buffers: Tensor) -> tuple[Tensor, Tensor]:
     """Return divergence and cross-entropy of a chunk; its gradient is in ``buffers[_GRADIENT]``."""
+    if topk.fits(job.teachers, job.objective, logits.device):
+        return _captured(logits, rows, job, buffers)
+    return _whole(logits, rows, job, buffers)
+
+
+def _captured(logits: Tensor, rows: Rows, job: _Job, buffers: Tensor) -> tuple[Tensor, Tensor]:
+    """Do a chunk of teachers who all are lists, and again in whole what lists alone cannot do."""
+    out, spare = buffers[_GRADIENT], buffers[_GRADIENT + 1]
+    teachers = [here for here in (rows.take(one, like=out) for one in job.teachers) if isinstance(here, TopK)]
+    weights = job.log_weights.index_select(1, rows.index)
+    labels = None if job.labels is None else rows.select(job.labels)
+    done = topk.chunk(logits, teachers, weights, labels, objective=job.objective, out=out, spare=spare)
+    if len(done.hard) > 0:
+        part = Rows(rows.index[done.hard], None, rows.n_positions)
+        again = torch.empty(len(buffers), *done.logits.shape, dtype=out.dtype, device=out.device)
+        value, label_loss = _whole(done.logits, part, job, again)
+        done.divergence.index_copy_(0, done.hard, value)
+        done.cross_entropy.index_copy_(0, done.hard, label_loss)
+        out.index_copy_(0, done.hard, again[_GRADIENT])
+    return done.divergence, done.cross_entropy
+
+
+def _whole(logits: Tensor, rows: Rows, job: _Job, buffers: Tensor) -> tuple[Tensor, Tensor]:
+    """Do a chunk with everything laid out over ``V``."""
     log_q, q, logprobs, probs, *more = buffers
     objective = job.objective
     labels = None if job.labels is None else rows.select(job.labels)
