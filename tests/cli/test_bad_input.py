@@ -234,6 +234,16 @@ CASES = [
         r"is not one of: forward_kl, .* — did you mean `forward_kl`\?",
     ),
     Case(
+        "skew out of range",
+        edit("{name: forward_kl}", "{name: skew_kl, skew: 0}"),
+        r"distill\.divergence\.skew: `0` must be greater than 0",
+    ),
+    Case(
+        "option of another divergence",
+        edit("{name: forward_kl}", "{name: alpha, skew: 0.1}"),
+        r"distill\.divergence: `skew` is an option of `skew_kl` and `reverse_skew_kl`; leave it out for `alpha`",
+    ),
+    Case(
         "unknown scheduler",
         edit("seed: 0", "lr_scheduler_type: cosin"),
         r"train\.lr_scheduler_type: .* — did you mean `cosine`\?",

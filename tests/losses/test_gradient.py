@@ -244,3 +244,13 @@ def test_a_sure_student_is_moved_by_the_right_amount(problem, options):
     _, gradient = sure.solve(**options)
     _, exact = sure.to(torch.float64).solve(impl="reference", **options)
     assert (gradient - exact).norm() <= 1e-5 * exact.norm()
+
+
+def test_what_the_student_masks_does_not_pull_however_near_alpha_is_to_1(problem):
+    # At order 0.9999 an entry at the floor, e^-10000, still has e^-1 of the target's mass in the overlap.
+    case = hard(problem(shape=(2, 4, 40), dtype=torch.float64), "student's mask")
+    options = {"divergence": "alpha", "alpha": 0.9999}
+    loss, gradient = case.solve(**options)
+    twin, expected = case.solve(impl="reference", **options)
+    torch.testing.assert_close(loss.divergence, twin.divergence, rtol=1e-11, atol=0)
+    assert (gradient - expected).norm() <= 1e-11 * expected.norm()

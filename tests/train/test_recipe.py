@@ -1,11 +1,13 @@
 """The shape of a recipe: every bound has a value that breaks it, and nothing is changed in silence."""
 
 import copy
+from typing import get_args
 
 import pytest
 from pydantic import ValidationError
 
-from mashbill.train.recipe import Recipe
+from mashbill.losses.objective import DivergenceName
+from mashbill.train.recipe import Divergence, Recipe
 
 GOOD = {
     "version": 1,
@@ -38,8 +40,12 @@ def test_the_least_recipe_is_enough():
         ("teachers", []), ("teachers.0.id", ""), ("teachers.0.id", "a b"), ("teachers.0.top_k", 0),
         ("teachers.0.batch_size", 0), ("teachers.0.outside", "drop"), ("teachers.0.dtype", "int8"),
         ("data.max_length", 1), ("data.eval", {"a b": "x"}), ("data.format", "json"), ("data.train", ""),
-        ("distill.cross_entropy", 1.1), ("distill.cross_entropy", -0.1), ("distill.divergence.beta", 0.0),
-        ("distill.divergence.beta", 1.0), ("distill.divergence.temperature", 0), ("distill.pool", "geometric"),
+        ("distill.cross_entropy", 1.1), ("distill.cross_entropy", -0.1), ("distill.pool", "geometric"),
+        ("distill.divergence.temperature", 0), ("distill.divergence.name", "hellinger"),
+        ("distill.divergence", {"name": "js", "beta": 0.0}), ("distill.divergence", {"name": "js", "beta": 1.0}),
+        ("distill.divergence", {"name": "skew_kl", "skew": 0.0}), ("distill.divergence", {"name": "alpha", "alpha": 0.0}),
+        ("distill.divergence", {"name": "alpha", "alpha": 1.0}),
+        ("distill.divergence", {"name": "reverse_skew_kl", "skew": 1.0}),
         ("weighting.bounds", [0.1]), ("weighting.bounds", [-0.1, 1]), ("weighting.bounds", [0, 1.1]),
         ("weighting.temperatures.token", 0), ("weighting.guard", "none"), ("weighting.order", [["a"]]),
         ("weighting.token", {"beta": 1}), ("critical.confidence", 1.0), ("critical.confidence", 0.0),
@@ -76,6 +82,38 @@ def test_values_are_not_turned_into_other_types(path, value):
 def test_unknown_keys_are_refused_in_every_section(section):
     with pytest.raises(ValidationError, match="Extra inputs"):
         Recipe.model_validate(changed(f"{section}.surprise", 1))
+
+
+@pytest.mark.parametrize(
+    ("divergence", "given"),
+    [
+        ({"name": "js", "beta": 0.2}, {"beta": 0.2}),
+        ({"name": "skew_kl", "skew": 0.2}, {"skew": 0.2}),
+        ({"name": "reverse_skew_kl", "skew": 0.2}, {"skew": 0.2}),
+        ({"name": "alpha", "alpha": 0.2}, {"alpha": 0.2}),
+        ({"name": "alpha", "alpha": None}, {}),
+        ({"name": "total_variation"}, {}),
+        ({"temperature": 2.0}, {}),
+    ],
+)
+def test_a_divergence_says_which_options_are_given(divergence, given):
+    assert Recipe.model_validate(changed("distill.divergence", divergence)).distill.divergence.given == given
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "owner"),
+    [
+        ("forward_kl", "beta", "`js`"), ("skew_kl", "beta", "`js`"), ("js", "skew", "`skew_kl` and `reverse_skew_kl`"),
+        ("total_variation", "alpha", "`alpha`"), ("skew_kl", "alpha", "`alpha`"),
+    ],
+)  # fmt: skip
+def test_a_divergence_refuses_the_option_of_another(name, option, owner):
+    with pytest.raises(ValidationError, match=f"`{option}` is an option of {owner}; leave it out for `{name}`"):
+        Recipe.model_validate(changed("distill.divergence", {"name": name, option: 0.5}))
+
+
+def test_recipe_and_loss_know_the_same_divergences():
+    assert get_args(Divergence.model_fields["name"].annotation) == get_args(DivergenceName)
 
 
 def test_a_rule_keeps_its_own_options():

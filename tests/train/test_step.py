@@ -9,6 +9,7 @@ import torch
 
 from mashbill.distributions import Dense, TopK, measure
 from mashbill.errors import NumericError
+from mashbill.losses import distillation_loss
 from mashbill.losses.divergence import forward_kl
 from mashbill.numerics import log_softmax
 from mashbill.teachers.protocol import Inputs, Scored
@@ -93,6 +94,27 @@ def test_the_loss_is_the_formula(tmp_path: Path) -> None:
     assert float(outcome.total.detach()) == pytest.approx(
         float(forward_kl(pooled, student.detach()).sum() / 3), abs=1e-12
     )
+
+
+@pytest.mark.parametrize(
+    ("divergence", "options"),
+    [
+        ({"name": "js"}, {"divergence": "js", "beta": 0.5}),
+        ({"name": "js", "beta": 0.2}, {"divergence": "js", "beta": 0.2}),
+        ({"name": "skew_kl"}, {"divergence": "skew_kl", "skew": 0.1}),
+        ({"name": "reverse_skew_kl", "skew": 0.3}, {"divergence": "reverse_skew_kl", "skew": 0.3}),
+        ({"name": "alpha", "alpha": 0.3}, {"divergence": "alpha", "alpha": 0.3}),
+        ({"name": "total_variation"}, {"divergence": "total_variation"}),
+    ],
+)
+def test_the_divergence_is_that_of_the_recipe(divergence: dict, options: dict, tmp_path: Path) -> None:
+    lesson = classifier_lesson(tmp_path, divergence=divergence)
+    index = torch.tensor([3, 0, 9])
+    outcome = step(lesson, index, n_counted=3)
+    teachers = [targets.batch(index, 1).distribution for targets in lesson.targets]
+    mask = torch.ones(3, 1, dtype=torch.bool)
+    direct = distillation_loss(outcome.logits, teachers, outcome.log_weights, mask=mask, scale=1 / 3, **options)
+    assert torch.equal(outcome.total.detach(), direct.total)
 
 
 @pytest.mark.parametrize("sizes", [[1] * 16, [8, 8], [5, 5, 6], [3, 13]])

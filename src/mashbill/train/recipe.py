@@ -103,12 +103,36 @@ class Data(Section):
     max_length: int = Field(default=512, ge=2)
 
 
-class Divergence(Section):
-    """How far the student is from the pooled target; ``beta`` as in TRL: 0 forward KL, 1 reverse KL."""
+_OPTION_OF = {"beta": ("js",), "skew": ("skew_kl", "reverse_skew_kl"), "alpha": ("alpha",)}
 
-    name: Literal["forward_kl", "reverse_kl", "js"] = "forward_kl"
+
+class Divergence(Section):
+    """How far the student is from the pooled target; `beta`, `skew` and `alpha` each belong to some divergences."""
+
+    name: Literal["forward_kl", "reverse_kl", "js", "skew_kl", "reverse_skew_kl", "alpha", "total_variation"] = (
+        "forward_kl"
+    )
     beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    skew: float | None = Field(default=None, gt=0, lt=1)
+    alpha: float | None = Field(default=None, gt=0, lt=1)
     temperature: Positive = 1.0
+
+    @model_validator(mode="after")
+    def _takes_its_option(self) -> "Divergence":
+        for option, names in _OPTION_OF.items():
+            if option in self.given and self.name not in names:
+                owners = " and ".join(f"`{name}`" for name in names)
+                raise ValueError(f"`{option}` is an option of {owners}; leave it out for `{self.name}`")
+        return self
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Options that stand in the recipe; the loss has defaults for the others."""
+        return {
+            key: getattr(self, key)
+            for key in _OPTION_OF
+            if key in self.model_fields_set and getattr(self, key) is not None
+        }
 
 
 class Distill(Section):

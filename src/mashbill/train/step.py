@@ -112,7 +112,7 @@ def step(lesson: Lesson, index: Int[Tensor, " B"], *, n_counted: int, world_size
         mask=batch.mask,
         labels=batch.labels if options.cross_entropy > 0 else None,
         divergence=options.divergence.name,
-        beta=options.divergence.beta,
+        **options.divergence.given,
         temperature=options.divergence.temperature,
         pool=options.pool,
         tail=options.tail,
