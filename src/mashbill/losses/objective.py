@@ -110,7 +110,8 @@ class LossOutput:
     Attributes:
         total: Scalar with gradient: ``scale`` times the *sum* over positions that count of
             ``(1 - c) T^2 D + c CE``. Sums add up over micro-batches and processes; means do not.
-        divergence: ``D`` at each position in nats, without ``T^2``; 0 where masked or without weight. No gradient.
+        divergence: ``D`` at each position in nats (total variation: a probability), without ``T^2``; 0 where masked
+            or without weight. No gradient.
         cross_entropy: Cross-entropy at each position in nats; 0 where masked or without a label. No gradient.
     """
 
