@@ -63,6 +63,7 @@ def add_topk(
     The tail goes to all entries at once and what it did to the stored ones is taken back by writing them anew:
     exact, where subtracting it again would not be.
     """
+    teacher = _with_a_slot(teacher)
     ids, stored = _without_gaps(teacher)
     has_tail = (teacher.log_tail > numerics.LOG_ZERO) & (teacher.n_used < teacher.n_entries)
     if tail == "even":
@@ -87,6 +88,14 @@ def add_topk(
     after = torch.where(used.any(dim=-1, keepdim=True), before + (kept + offset).exp(), pool.gather(-1, ids))
     pool.scatter_(-1, ids, after)
     return lost
+
+
+def _with_a_slot(teacher: TopK) -> TopK:
+    """Give a teacher without any slot an unused one, to have something to point at."""
+    if teacher.ids.shape[-1] > 0:
+        return teacher
+    ids, logprobs = teacher.ids.new_full((*teacher.ids.shape[:-1], 1), -1), teacher.log_tail.unsqueeze(-1)
+    return TopK(ids, torch.full_like(logprobs, numerics.LOG_ZERO), teacher.log_tail, teacher.n_entries)
 
 
 def _without_gaps(teacher: TopK) -> tuple[Int[Tensor, "R S"], Float[Tensor, "R S"]]:
