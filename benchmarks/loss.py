@@ -70,6 +70,19 @@ def work_of(variant: Variant, function: Callable[[Inputs], Any], inputs: Inputs)
     return partial(run, function, inputs, floor=variant.kind == "floor")
 
 
+def tried(variant: Variant, verdict: Verdict, inputs: Inputs) -> Verdict:
+    """Run a variant once, which also warms it up; who needs more memory than there is leaves."""
+    if verdict.function is None:
+        return verdict
+    try:
+        work_of(variant, verdict.function, inputs)()
+    except torch.OutOfMemoryError:
+        return Verdict("failed", "needs more memory than there is")
+    finally:
+        inputs.restore()
+    return verdict
+
+
 def table(arguments: argparse.Namespace, form: Form) -> dict[str, Any]:
     """Check, time and weigh everybody in one form and return a record."""
     shape = shape_of(arguments, form)
@@ -77,6 +90,7 @@ def table(arguments: argparse.Namespace, form: Form) -> dict[str, Any]:
     checked = verdicts(arguments, shape)
     best = limits.measure(shape, device=arguments.device, seconds=seconds)
     inputs = make(shape, divergence=arguments.divergence, device=arguments.device)
+    checked = {variant: tried(variant, verdict, inputs) for variant, verdict in checked.items()}
     work = {
         variant.name: work_of(variant, verdict.function, inputs)
         for variant, verdict in checked.items()
@@ -88,7 +102,6 @@ def table(arguments: argparse.Namespace, form: Form) -> dict[str, Any]:
             repeats=arguments.repeats,
             before=inputs.restore,
             device=arguments.device,
-            warm={variant.name: 2 for variant in checked if variant.compiled},
         )
     del inputs, work
     gc.collect()

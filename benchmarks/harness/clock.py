@@ -17,25 +17,24 @@ def interleaved(
     repeats: int,
     before: Callable[[], None] | None = None,
     device: str = "cpu",
-    warm: Mapping[str, int] | None = None,
 ) -> dict[str, list[tuple[float, float]]]:
     """Time functions in turn, each once a round, in an order that shifts from round to round.
+
+    Each is called once before the first round.
 
     Args:
         work: The functions by name.
         repeats: Rounds.
         before: Called before each function, outside its time.
         device: Where the work happens; a GPU is waited for.
-        warm: Calls of each before the first round; one if not said.
 
     Returns:
         Wall and processor seconds of each round.
     """
     names = list(work)
     for name in names:
-        for _ in range((warm or {}).get(name, 1)):
-            _ = before and before()
-            work[name]()
+        _ = before and before()
+        work[name]()
     samples: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     gc.collect()
     for turn in range(repeats):
@@ -68,15 +67,15 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 @contextmanager
-def competitor(active: bool) -> Iterator[None]:
+def competitor(active: bool) -> Iterator[subprocess.Popen | None]:
     """Keep one other process busy on one core meanwhile."""
     if not active:
-        yield
+        yield None
         return
     busy = "import time\nend = time.time() + 3600\nwhile time.time() < end: sum(range(10000))"
     other = subprocess.Popen([sys.executable, "-c", busy])
     try:
-        yield
+        yield other
     finally:
         other.kill()
         other.wait()

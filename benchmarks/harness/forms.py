@@ -119,11 +119,11 @@ class Inputs:
 
 def make(shape: Shape, *, divergence: str = "forward_kl", device: str = "cpu", seed: int = 0) -> Inputs:
     """Build random inputs; the same seed and shape give the same numbers in every process."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     dtype = DTYPES[shape.dtype]
 
     def noise(*sizes: int, scale: float) -> torch.Tensor:
-        return torch.randn(*sizes, generator=generator).mul_(scale).to(device, dtype)
+        return torch.randn(*sizes, generator=generator, device=device).mul_(scale).to(dtype)
 
     whole = (1, shape.rows, shape.entries)
     has_head = shape.form in ("hidden", "stored")
@@ -140,7 +140,7 @@ def make(shape: Shape, *, divergence: str = "forward_kl", device: str = "cpu", s
         teachers["teacher_heads"] = tuple(noise(shape.entries, wide, scale=2 / wide**0.5) for _ in each)
     else:
         teachers["stored"] = tuple(_stored(noise(*whole, scale=3.0), shape.k) for _ in each)
-    log_weights = torch.log_softmax(torch.randn(shape.teachers, 1, 1, generator=generator), dim=0).to(device)
+    log_weights = torch.log_softmax(torch.randn(shape.teachers, 1, 1, generator=generator, device=device), dim=0)
     return Inputs(
         logits=None if logits is None else logits.requires_grad_(),
         hidden=None if hidden is None else hidden.requires_grad_(),

@@ -32,7 +32,7 @@ class Limits:
 
 def measure(shape: Shape, *, device: str = "cpu", seconds: float = 0.5) -> Limits:
     """Measure all three for about ``seconds`` each."""
-    large = 2**25 if shape.rows * shape.entries >= 2**22 else 2**21
+    large = 2**26 if seconds > 0.1 else 2**21  # a smoke run's copy fits in the cache, and its rate means nothing
     source, sink = torch.ones(large, device=device), torch.ones(large, device=device)
     copied = 8 * large / _fastest(lambda: sink.copy_(source), device, seconds)
     # As much as the loss works on at once: a share of a core's cache for each thread.

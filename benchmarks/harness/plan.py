@@ -1,0 +1,73 @@
+"""The runs that the page of measurements is made of."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run of a benchmark.
+
+    Attributes:
+        name: Of its record, a file.
+        section: Of the page.
+        script: The benchmark.
+        words: Its options.
+        threads: 1, or None for every core.
+        device: Where it makes sense.
+    """
+
+    name: str
+    section: str
+    words: tuple[str, ...]
+    script: str = "loss.py"
+    threads: int | None = None
+    device: str = "cpu"
+
+
+def _loss(name: str, section: str, text: str, threads: int | None = None, device: str = "cpu") -> Job:
+    return Job(name, section, tuple(text.split()), threads=threads, device=device)
+
+
+_LOGITS = "--form logits --teachers 4"
+_HIDDEN = "--form hidden --width 512 --teacher-width 1024"
+_TOPK = "--form topk --rows 2048 --entries 32000 --teachers 4 --k 64"
+
+JOBS = (
+    _loss("logits-32k-float32", "logits", f"{_LOGITS} --rows 2048 --entries 32000"),
+    _loss("logits-32k-bfloat16", "logits", f"{_LOGITS} --rows 2048 --entries 32000 --dtype bfloat16"),
+    _loss("logits-152k-float32", "logits", f"{_LOGITS} --rows 512 --entries 151936"),
+    _loss("logits-152k-bfloat16", "logits", f"{_LOGITS} --rows 512 --entries 151936 --dtype bfloat16"),
+    _loss("logits-32k-js", "logits", f"{_LOGITS} --rows 2048 --entries 32000 --divergence js"),
+    _loss("logits-32k-float32-one", "logits", f"{_LOGITS} --rows 2048 --entries 32000", threads=1),
+    _loss("hidden-32k-float32", "hidden", f"{_HIDDEN} --rows 1024 --entries 32000"),
+    _loss("hidden-32k-float32-one", "hidden", f"{_HIDDEN} --rows 1024 --entries 32000", threads=1),
+    _loss("hidden-32k-bfloat16", "hidden", f"{_HIDDEN} --rows 1024 --entries 32000 --dtype bfloat16 --repeats 5"),
+    _loss("hidden-152k-float32", "hidden", f"{_HIDDEN} --rows 512 --entries 151936 --repeats 5"),
+    _loss("hidden-152k-bfloat16", "hidden", f"{_HIDDEN} --rows 512 --entries 151936 --dtype bfloat16 --repeats 3"),
+    _loss("hidden-32k-float32-single", "hidden", f"{_HIDDEN} --rows 1024 --entries 32000 --teachers 1"),
+    _loss("topk-32k-float32", "topk", _TOPK),
+    _loss("topk-32k-bfloat16", "topk", f"{_TOPK} --dtype bfloat16"),
+    _loss("stored-32k-float32", "topk", "--form stored --rows 1024 --entries 32000 --repeats 5"),
+    _loss(
+        "busy-logits-32k",
+        "busy",
+        f"{_LOGITS} --rows 2048 --entries 32000 --competitor --no-peak --only mashbill;naive",
+    ),
+    _loss(
+        "busy-hidden-32k", "busy", f"{_HIDDEN} --rows 1024 --entries 32000 --competitor --no-peak --only mashbill;naive"
+    ),
+    _loss("busy-topk-32k", "busy", f"{_TOPK} --competitor --no-peak --only mashbill;naive"),
+    _loss("growth", "growth", "--mode growth --form logits --form hidden --form topk --repeats 5"),
+    _loss("adaptive", "adaptive", "--mode adaptive --form logits --form hidden --form topk --rows 1024 --repeats 15"),
+    Job("step", "step", (), script="step.py"),
+    _loss("gpu-logits-152k", "gpu", f"{_LOGITS} --rows 8192 --entries 151936 --dtype bfloat16", device="cuda"),
+    _loss(
+        "gpu-hidden-152k",
+        "gpu",
+        "--form hidden --rows 8192 --entries 151936 --width 2048 --teacher-width 4096 --dtype bfloat16",
+        device="cuda",
+    ),
+    _loss("gpu-topk-152k", "gpu", "--form topk --rows 8192 --entries 151936 --dtype bfloat16", device="cuda"),
+    _loss("gpu-logits-32k", "gpu", f"{_LOGITS} --rows 8192 --entries 32000", device="cuda"),
+    _loss("gpu-adaptive", "gpu", "--mode adaptive --form logits --form hidden --form topk --rows 4096", device="cuda"),
+)
