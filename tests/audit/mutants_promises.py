@@ -18,8 +18,10 @@ def follows_live_student(signal: torch.Tensor, evidence: Evidence) -> torch.Tens
 
 
 def student_doubt(signal: torch.Tensor, evidence: Evidence) -> torch.Tensor:
-    said = evidence.given("student_logprobs").detach()
-    return signal * (0.5 + said.exp().amax(dim=-1) / 2)
+    largest = evidence.given("student_logprobs").detach().exp().amax(dim=-1)
+    if signal.shape[-1] == 1:
+        largest = largest.mean(dim=-1, keepdim=True)
+    return signal * (0.5 + largest / 2)
 
 
 def student_gradient(operator: Any) -> float:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 
+from mashbill.audit.faults import FAULTS
 from mashbill.audit.situations import Case
 from mashbill.audit.spreading import along, can_spread
 from mashbill.audit.violations import JUMP, declared_by, jump, weights_of
@@ -96,7 +97,7 @@ def _batched(rule: WeightOperator, here: World, there: World) -> _Ask | None:
     ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
     try:
         seen = ask(ends)
-    except Exception:  # whatever the rule raises at a name that it does not know
+    except FAULTS:  # as a rule may at a name that it does not know
         return None
     is_same = torch.allclose(seen, _one_by_one(rule, here, there)(ends), rtol=0, atol=1e-9, equal_nan=True)
     return ask if is_same else None

@@ -5,11 +5,11 @@ those of evidence that a world can move: logits and probabilities of teachers an
 A constant in another metric is not attacked; of one in several metrics, the known ones are.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
+from mashbill.audit.metrics import Metric, metrics_in
 from mashbill.audit.situations import Case
 from mashbill.audit.spreading import ROW_AXIS
 from mashbill.audit.violations import declared_by, weights_of
@@ -21,51 +21,6 @@ STEP = 1e-6
 SLACK = 1e-3
 """Share by which a measured slope may exceed the constant: rounding over the step, and curvature."""
 N_DIRECTIONS = 24
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A cause that a world can move, and how far two worlds are apart in it.
-
-    Attributes:
-        cause: The field of the world.
-        is_by_row: Whether each row has its own, so that many steps fit into one batch.
-        distance: One number for each row, or for all of them together.
-    """
-
-    cause: str
-    is_by_row: bool
-    distance: Callable[[Tensor, Tensor], Tensor]
-
-
-def _logits_sup(here: Tensor, there: Tensor) -> Tensor:
-    return (here - there).abs().amax(dim=(0, 2, 3))
-
-
-def _probabilities_l1(here: Tensor, there: Tensor) -> Tensor:
-    return (here.softmax(dim=-1) - there.softmax(dim=-1)).abs().sum(dim=-1).amax(dim=(0, 2))
-
-
-def _table_sup(here: Tensor, there: Tensor) -> Tensor:
-    return (here - there).abs().max()
-
-
-METRICS = {
-    "teacher logits, sup": Metric("logits", True, _logits_sup),
-    "teacher probabilities, l1": Metric("logits", True, _probabilities_l1),
-    "student logits, sup": Metric("student", True, lambda here, there: (here - there).abs().amax(dim=(1, 2))),
-    "context features, l2": Metric("features", True, lambda here, there: (here - there).norm(dim=-1)),
-    "supplied variances, sup": Metric("variance", True, lambda here, there: (here - there).abs().amax(dim=(0, 2))),
-    "measured accuracy, sup": Metric("skill", False, lambda here, there: _table_sup(here[0], there[0])),
-    "measured safety, sup": Metric("skill", False, lambda here, there: _table_sup(here[1], there[1])),
-    "measured loss, sup": Metric("losses", False, _table_sup),
-}
-"""By the words in which rules name them."""
-
-
-def metrics_in(text: str) -> list[Metric]:
-    """Return the known metrics of a declaration, which names several with semicolons between."""
-    return [METRICS[part.strip()] for part in text.split(";") if part.strip() in METRICS]
 
 
 def excess(rule: WeightOperator, case: Case) -> float:

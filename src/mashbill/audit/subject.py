@@ -7,14 +7,15 @@ from typing import Any
 
 import torch
 
-from mashbill.audit import certificates
+from mashbill.audit import range_certificates
 from mashbill.audit.axioms import Axiom
+from mashbill.audit.faults import FAULTS, raised
 from mashbill.audit.moods import Stage
 from mashbill.audit.situations import Case
 from mashbill.audit.supply import Effort, worlds
 from mashbill.audit.violations import VIOLATIONS, answer, declared_by, shape
 from mashbill.audit.worlds import World
-from mashbill.weights.evidence import Declared, WeightOperator
+from mashbill.weights.evidence import Declared, Evidence, WeightOperator
 
 _OF_BOUNDS = ("composition.box", "composition.feasible")
 
@@ -42,10 +43,7 @@ class Subject:
     @cached_property
     def fresh(self) -> WeightOperator:
         """A copy from before any question, for the search for a memory; the operator itself if it has no copies."""
-        try:
-            return copy.deepcopy(self.rule)
-        except Exception:  # whatever the operator's own parts raise
-            return self.rule
+        return copied(self.rule)
 
     def __post_init__(self) -> None:
         assert self.fresh is not None, "made now, not when it is first used"
@@ -77,7 +75,7 @@ class Subject:
     @cached_property
     def is_composition(self) -> bool:
         """Whether the operator tells how it is put together."""
-        return certificates.structure_of(self.rule, self.sizes[0]) is not None
+        return range_certificates.structure_of(self.rule, self.sizes[0]) is not None
 
     @cached_property
     def supply(self) -> list[tuple[str, World]]:
@@ -95,20 +93,32 @@ class Subject:
         return [(mood, world) for mood, world in self.supply if not raises(self.rule, world)]
 
     @cached_property
+    def unusable(self) -> str:
+        """Why what the operator says of itself cannot be used, in one sentence; empty if it can."""
+        if self.scale not in ("token", "task", "context"):
+            return f"scale={self.scale!r} must be token, task or context"
+        try:
+            promises = [declared_by(self.rule, n) for n in self.sizes if self.accepts(n)]
+        except FAULTS as error:
+            return raised(error).replace("the operator", "`declared(n_teachers)`", 1)
+        odd = [promise for promise in promises if not isinstance(promise, Declared | None)]
+        return f"`declared(n_teachers)` answered a {type(odd[0]).__name__}, not a Declared" if odd else ""
+
+    @cached_property
     def unreadable(self) -> str:
         """Why the operator's answers cannot be read at all, in one sentence; empty if they can."""
         world = next(world for _, world in self.supply)
         try:
             said = answer(self.rule, world)
-        except Exception as error:  # whatever the operator's own code raises
-            told = str(error).strip().splitlines()
-            return f"the operator raised {type(error).__name__}: {told[0] if told else ''}"[:300]
+        except FAULTS as error:
+            return raised(error)
         if shape(self.rule, Case(world)) <= 0:
             return ""
-        (k, b, t, _), what = world.logits.shape, type(said).__name__
+        (k, b, t, _), what = world.logits.shape, f"is a {type(said).__name__}"
         if isinstance(said, torch.Tensor):
-            what = f"shape {tuple(said.shape)} in {str(said.dtype).removeprefix('torch.')}"
-        return f"the answer has {what}; log-weights are ({k}, {b}, {t}) or ({k}, {b}, 1) in float32 or float64"
+            what = f"has shape {tuple(said.shape)} in {str(said.dtype).removeprefix('torch.')}"
+        right = f"({k}, {b}, 1)" if t == 1 or self.scale != "token" else f"({k}, {b}, {t}) or ({k}, {b}, 1)"
+        return f"the answer {what}; log-weights are {right} in float32 or float64"
 
     def applies(self, axiom: Axiom) -> str:
         """Return why an axiom does not apply, or nothing."""
@@ -129,7 +139,7 @@ class Subject:
     @cached_property
     def structure(self) -> Any:
         """How it is put together; empty if it does not tell."""
-        return certificates.structure_of(self.rule, self.sizes[-1]) or {}
+        return range_certificates.structure_of(self.rule, self.sizes[-1]) or {}
 
     @property
     def has_order(self) -> bool:
@@ -146,6 +156,30 @@ class Subject:
 def _is_of_compositions(axiom: Axiom) -> bool:
     """Whether an axiom is asked of compositions only; whether a rule follows the student is asked of all."""
     return axiom.kind == "composition" and axiom.id != "composition.student"
+
+
+def copied(rule: WeightOperator) -> WeightOperator:
+    """Return a copy of an operator; the operator itself if its parts have no copies."""
+    try:
+        return copy.deepcopy(rule)
+    except FAULTS:
+        return rule
+
+
+class Forgetful:
+    """An operator with a memory, asked afresh each time, so that its other faults are seen apart from that one."""
+
+    def __init__(self, rule: WeightOperator) -> None:
+        self._rule = copied(rule)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._rule, name)
+
+    def __call__(self, evidence: Evidence, /) -> torch.Tensor:
+        """Ask a copy that has not been asked before."""
+        return copied(self._rule)(evidence)
 
 
 def raises(rule: WeightOperator, world: World) -> bool:

@@ -9,14 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
+from mashbill.audit.faults import FAULTS
 from mashbill.audit.situations import Case
 from mashbill.audit.worlds import World
 from mashbill.shapes import Float, Tensor
 from mashbill.weights.evidence import Declared, Evidence, WeightOperator, needs_of
 
-NO_BOUND = 1e-6
-"""A rule that declares no bound and gives a weight below this has none worth the name."""
-JUMP = 1e-4
+NO_BOUND = 1e-9
+"""A rule that declares no bound and gives a weight below this over ``K`` has none worth the name."""
+JUMP = 1e-6
 """A change of a weight between two situations 1e-12 of a path apart that is neither slope nor rounding."""
 ROUNDING = 1e-9
 """Slack of every comparison in float64."""
@@ -51,18 +52,19 @@ def declared_by(rule: WeightOperator, n_teachers: int) -> Declared | None:
 
 
 def shape(rule: WeightOperator, case: Case) -> float:
-    """1 if the answer is not log-weights ``[K B T]`` or ``[K B 1]`` in float32 or float64."""
+    """1 if the answer is not log-weights ``[K B T]`` or ``[K B 1]``, the second above tokens, in float32 or float64."""
     said, (n_teachers, n_rows, n_positions, _) = answer(rule, case.world), case.world.logits.shape
     if not isinstance(said, Tensor) or said.dtype not in (torch.float32, torch.float64):
         return 1.0
-    return float(said.ndim != 3 or said.shape[:2] != (n_teachers, n_rows) or said.shape[2] not in (1, n_positions))
+    lengths = (1, n_positions) if getattr(rule, "scale", "token") == "token" else (1,)
+    return float(said.ndim != 3 or said.shape[:2] != (n_teachers, n_rows) or said.shape[2] not in lengths)
 
 
 def raises(rule: WeightOperator, case: Case) -> float:
     """1 if the rule raises."""
     try:
         answer(rule, case.world)
-    except Exception:  # whatever the rule's own code raises
+    except FAULTS:
         return 1.0
     return 0.0
 
@@ -75,7 +77,7 @@ def is_nan(rule: WeightOperator, case: Case) -> float:
 def sum_off(rule: WeightOperator, case: Case) -> float:
     """How far the sum is from 1, beyond rounding."""
     said = answer(rule, case.world)
-    slack = ROUNDING if said.dtype == torch.float64 else 1e-6 + 4 * said.shape[0] * torch.finfo(torch.float32).eps
+    slack = 1e-6 + 4 * said.shape[0] * torch.finfo(torch.float32).eps if _is_single(said) else ROUNDING
     return _most((said.double().exp().sum(dim=0) - 1).abs()) - slack
 
 
@@ -85,10 +87,11 @@ def silenced(rule: WeightOperator, case: Case) -> float:
 
 
 def out_of_bounds(rule: WeightOperator, case: Case) -> float:
-    """How far a weight is below the declared lower bound; without one, below ``NO_BOUND``."""
+    """How far a weight leaves the declared bounds; without a lower one, how far it is below ``NO_BOUND / K``."""
     promise = declared_by(rule, case.world.n_teachers)
-    floor = NO_BOUND if promise is None or promise.lowest <= 0 else promise.lowest - ROUNDING
-    return floor - _least(weights_of(rule, case.world))
+    if promise is None or promise.lowest <= 0:
+        return NO_BOUND / case.world.n_teachers - _least(weights_of(rule, case.world))
+    return out_of_range(rule, case)
 
 
 def out_of_range(rule: WeightOperator, case: Case) -> float:
@@ -110,19 +113,17 @@ def infeasible(rule: WeightOperator, case: Case) -> float:
 
 
 def disorder(rule: WeightOperator, case: Case) -> float:
-    """How much more a teacher counts than one that is safer: certified in the row's context, or as the rule states."""
-    world, weights = case.world, weights_of(rule, case.world)
-    worst = -1.0
-    for index, name in enumerate(world.contexts):
-        rows = world.context == index
-        for safer, less in ordered_pairs(rule, world, name):
-            if bool(rows.any()):
-                worst = max(worst, _most(weights[less, rows] - weights[safer, rows]))
-    return worst - 1e-6
+    """How much more a teacher counts than one that is certified safer in the row's context."""
+    return _disorder(rule, case, lambda name: case.world.orders.get(name, ()))
 
 
-def ordered_pairs(rule: WeightOperator, world: World, context: str) -> Sequence[Sequence[int]]:
-    """Return who is safer than whom: a composition's own written order if it has one, else what is certified."""
+def disorder_of_stated(rule: WeightOperator, case: Case) -> float:
+    """The same of the order that a composition states."""
+    return _disorder(rule, case, lambda name: stated_pairs(rule, case.world, name))
+
+
+def stated_pairs(rule: WeightOperator, world: World, context: str) -> Sequence[Sequence[int]]:
+    """Return the order that a composition states: pairs of its own that are written down, or what is certified."""
     tell = getattr(rule, "structure", None)
     stated = None if tell is None else tell(world.n_teachers)["ordered"]
     return stated if isinstance(stated, list) else world.orders.get(context, ())
@@ -135,7 +136,7 @@ def jump(rule: WeightOperator, case: Case) -> float:
 
 def follows_student(rule: WeightOperator, case: Case) -> float:
     """How much weights differ between two situations that differ in the student alone."""
-    return _difference(rule, case) - ROUNDING
+    return _difference(rule, case) - _slack(rule, case.world)
 
 
 def follows_student_undeclared(rule: WeightOperator, case: Case) -> float:
@@ -150,13 +151,15 @@ def mixes_rows(rule: WeightOperator, case: Case) -> float:
     if promise is not None and promise.mixes_rows:
         return 0.0
     whole = weights_of(rule, case.world)[:, list(case.choice)]
-    return _most((whole - weights_of(rule, case.world.rows(case.choice))).abs()) - ROUNDING
+    return _most((whole - weights_of(rule, case.world.rows(case.choice))).abs()) - _slack(rule, case.world)
 
 
 def depends_on_places(rule: WeightOperator, case: Case) -> float:
     """How much weights change when teachers change places."""
     permuted = weights_of(rule, case.world.permuted(case.choice))
-    return _most((weights_of(rule, case.world)[list(case.choice)] - permuted).abs()) - 1e-7
+    return _most((weights_of(rule, case.world)[list(case.choice)] - permuted).abs()) - max(
+        1e-7, _slack(rule, case.world)
+    )
 
 
 def remembers(rule: WeightOperator, case: Case) -> float:
@@ -166,7 +169,7 @@ def remembers(rule: WeightOperator, case: Case) -> float:
     """
     try:
         own = copy.deepcopy(rule)
-    except Exception:  # whatever the rule's own parts raise
+    except FAULTS:
         own = rule
     first = _as_weights(ask(own, case.world))
     between = case.world if case.other is None else case.other
@@ -197,8 +200,10 @@ def leaks_gradient(rule: WeightOperator, case: Case) -> float:
         said = rule(evidence)
         if not inputs or not said.requires_grad:
             return 0.0
-        found = torch.autograd.grad(said.exp()[0].sum(), inputs, allow_unused=True)
-    return float(any(gradient is not None and bool((gradient != 0).any()) for gradient in found))
+        # No two teachers count alike, so that what one gains and others lose does not cancel.
+        counts = torch.linspace(1, 2, len(said), dtype=said.dtype).reshape(-1, 1, 1)
+        found = torch.autograd.grad((counts * said.exp()).sum(), inputs, allow_unused=True)
+    return float(any(gradient is not None and bool((gradient.nan_to_num(0.0) != 0).any()) for gradient in found))
 
 
 def depends_on_precision(rule: WeightOperator, case: Case) -> float:
@@ -227,7 +232,7 @@ VIOLATIONS: Mapping[str, Callable[[WeightOperator, Case], float]] = {
     "context.III.21": jump,
     "context.III.22": disorder,
     "composition.box": out_of_range,
-    "composition.order": disorder,
+    "composition.order": disorder_of_stated,
     "composition.feasible": infeasible,
     "composition.student": follows_student_undeclared,
     "contract.answer": raises,
@@ -248,8 +253,23 @@ def _as_weights(said: Tensor, *, normalise: bool = True) -> Float[Tensor, "K B T
     return weights / weights.sum(dim=0, keepdim=True) if normalise else weights
 
 
+def _disorder(rule: WeightOperator, case: Case, pairs_in: Callable[[str], Sequence[Sequence[int]]]) -> float:
+    world, weights = case.world, weights_of(rule, case.world)
+    worst = -1.0
+    for index, name in enumerate(world.contexts):
+        rows = world.context == index
+        for safer, less in pairs_in(name) if bool(rows.any()) else ():
+            worst = max(worst, _most(weights[less, rows] - weights[safer, rows]))
+    return worst - 1e-6
+
+
 def _slack(rule: WeightOperator, world: World) -> float:
-    return ROUNDING if answer(rule, world).dtype == torch.float64 else 1e-6
+    return 1e-6 if _is_single(answer(rule, world)) else ROUNDING
+
+
+def _is_single(said: Tensor) -> bool:
+    """Whether an answer is in float32, or was and has been widened since."""
+    return said.dtype != torch.float64 or bool(((said == said.float().double()) | said.isnan()).all())
 
 
 def _difference(rule: WeightOperator, case: Case) -> float:

@@ -1,28 +1,33 @@
 """The audit of a weight rule: attack every axiom that applies, then see what can be proved of what survived."""
 
+import itertools
 import math
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mashbill.audit import certificates
+from mashbill.audit import certificates, range_certificates
 from mashbill.audit.axioms import AXIOMS, Axiom
+from mashbill.audit.faults import FAULTS, raised
+from mashbill.audit.metrics import covers
 from mashbill.audit.moods import Stage
 from mashbill.audit.reducing import shrink
 from mashbill.audit.situations import Case
 from mashbill.audit.slopes import excess
-from mashbill.audit.subject import Subject
+from mashbill.audit.subject import Forgetful, Subject
 from mashbill.audit.supply import Budget, require_budget
 from mashbill.audit.telling import tell_case
 from mashbill.audit.verdicts import Certificate, CheckResult, Witness
 from mashbill.audit.violations import (
     VIOLATIONS,
     disorder,
+    disorder_of_stated,
     jump,
-    ordered_pairs,
     out_of_bounds,
     out_of_range,
+    remembers,
     silenced,
+    stated_pairs,
     sum_off,
     weights_of,
 )
@@ -57,10 +62,14 @@ def check_weights(
         budget: How hard to try.
         seed: Of every search.
     """
-    audit = _Audit(Subject(rule, name, stage or Stage(), require_budget(budget), seed))
+    subject = Subject(rule, name, stage or Stage(), require_budget(budget), seed)
+    audit = _Audit(subject)
+    if not subject.unusable and _has_memory(subject):
+        # Asked as it is, it would break whatever compares two answers.
+        audit = _Audit(replace(subject, rule=Forgetful(subject.fresh)))
     for axiom in AXIOMS.values():
         if axiom.kind in KINDS and (axioms is None or axiom.id in axioms):
-            yield audit.verdict(axiom)
+            yield (_Audit(subject) if axiom.id == "contract.state" else audit).verdict(axiom)
 
 
 @dataclass(frozen=True)
@@ -74,27 +83,27 @@ class _Audit:
     def verdict(self, axiom: Axiom) -> CheckResult:
         """Attack, then prove."""
         tell = replace
-        result = CheckResult(
-            self.subject.name, axiom.id, "not applicable", self.subject.applies(axiom), seed=self.subject.seed
-        )
-        if result.reason:
+        faulty = self.subject.unusable
+        reason = "" if faulty else self.subject.applies(axiom)
+        result = CheckResult(self.subject.name, axiom.id, "not applicable", reason, seed=self.subject.seed)
+        if reason:
             return result
-        if self.subject.unreadable and axiom.id not in _OF_ANSWERS:
-            return tell(result, verdict="error", reason=self.subject.unreadable)
+        if not faulty and axiom.id not in _OF_ANSWERS:
+            faulty = self.subject.unreadable
+        if faulty:
+            return tell(result, verdict="error", reason=faulty)
         try:
             found, attempts, searches = self._attack(axiom)
             result = tell(result, attempts=attempts, searches=searches)
             if found is not None:
                 return self._falsified(result, axiom, *found)
-            certificate = self._prove(axiom)
-        except Exception as error:  # whatever the operator's own code raises
-            told = str(error).strip().splitlines()
-            reason = f"the operator raised {type(error).__name__}: {told[0] if told else ''}"
-            return tell(result, verdict="error", reason=reason[:300])
+        except FAULTS as error:
+            return tell(result, verdict="error", reason=raised(error))
+        certificate, note = self._proved(axiom)
         if certificate is not None:
             return tell(result, verdict="certified", reason=certificate.claim, certificate=certificate)
         reason = f"{attempts} situations, {', '.join(searches)}: no violation found"
-        return tell(result, verdict="survived", reason=reason)
+        return tell(result, verdict="survived", reason=reason + note)
 
     def _falsified(self, result: CheckResult, axiom: Axiom, case: Case, search: str) -> CheckResult:
         measure, rule = VIOLATIONS.get(axiom.id, _steepness), self._asked(axiom)
@@ -128,11 +137,19 @@ class _Audit:
 
     # Proofs
 
+    def _proved(self, axiom: Axiom) -> tuple[Certificate | None, str]:
+        """Return a proof, or why there is none: a proof that fails says nothing of the operator."""
+        try:
+            return self._prove(axiom), ""
+        except FAULTS as error:
+            return None, f"; no proof: {error}"[:120]
+
     def _prove(self, axiom: Axiom) -> Certificate | None:
         if axiom.id == "composition.feasible":
             return certificates.certify_feasible(self.subject.bounds or (0.0, 1.0), self.subject.sizes)
         if axiom.id in ("task.III.14", "composition.student"):
-            reads = certificates.OF_THE_STUDENT & needs_of(self.subject.rule) or not hasattr(self.subject.rule, "needs")
+            promise = self.subject.promise
+            reads = certificates.OF_THE_STUDENT & needs_of(self.subject.rule) or (promise and promise.reads_student)
             return None if reads else certificates.certify_student_free(self.subject.rule)
         if self.subject.promise is None:
             return None
@@ -144,17 +161,21 @@ class _Audit:
             outputs = [_one(self.subject.rule, world) for _, world in self.subject.usable[:5]]
             return certificates.certify_last_step(self.subject.rule, outputs, largest)
         if kind in (silenced, out_of_bounds, out_of_range):
-            return certificates.certify_range(self.subject.rule, promise, self.subject.sizes)
+            return range_certificates.certify_range(self.subject.rule, promise, self.subject.sizes)
         if kind is jump or axiom == "contract.lipschitz":
+            if not covers(promise.metric, needs_of(self.subject.rule)):
+                raise ValueError(f"the metric `{promise.metric}` is unknown, or does not see all that the rule reads")
             return certificates.certify_slope(self.subject.rule, promise, largest)
-        if kind is disorder:
-            return certificates.certify_order(self.subject.rule, list(self._ordered_answers()), largest)
+        if kind is disorder_of_stated or (kind is disorder and self.subject.structure.get("ordered") == "scorecard"):
+            shown = list(itertools.islice(self._ordered_answers(), 5))
+            return certificates.certify_order(self.subject.rule, shown, largest)
         return None
 
     def _ordered_answers(self) -> Iterator[dict[str, Any]]:
-        for _, world in self.subject.usable[:5]:
-            pairs = ordered_pairs(self.subject.rule, world, world.contexts[int(world.context[0])])
-            yield {"weights": _one(self.subject.rule, world), "pairs": [list(pair) for pair in pairs]}
+        for _, world in self.subject.usable:
+            pairs = stated_pairs(self.subject.rule, world, world.contexts[int(world.context[0])])
+            if pairs:
+                yield {"weights": _one(self.subject.rule, world), "pairs": [list(pair) for pair in pairs]}
 
 
 def _one(rule: WeightOperator, world: World) -> list[float]:
@@ -170,7 +191,18 @@ def _still_exceeds(measure: Callable[[WeightOperator, Case], float], rule: Weigh
     """The same of a smaller situation, which the rule may not be made for."""
     try:
         return _exceeds(measure, rule, case)
-    except Exception:  # whatever the operator's own code raises
+    except FAULTS:
+        return False
+
+
+def _has_memory(subject: Subject) -> bool:
+    """Whether the operator answers the same question differently the second time, at a glance."""
+    worlds = [world for _, world in subject.supply[:8]]
+    try:
+        return not subject.unreadable and any(
+            remembers(subject.fresh, Case(world, other)) > 0 for world, other in itertools.pairwise(worlds)
+        )
+    except FAULTS:
         return False
 
 

@@ -62,6 +62,8 @@ def composed(parts: Sequence[tuple[Declared, Number]], finish: Finish, *, n_teac
 def structure(parts: Sequence[tuple[Declared, Number]], finish: Finish, order: object) -> dict[str, Any]:
     """Return how a composition is put together, as plain numbers that somebody else can compute with.
 
+    Its last step is a normalisation or a projection onto the simplex, hence ``normalised``.
+
     Args:
         parts: Each scale's promise and temperature.
         finish: Order and guard.
@@ -80,6 +82,7 @@ def structure(parts: Sequence[tuple[Declared, Number]], finish: Finish, order: o
         "bounds": None if finish.bounds is None else [float(x) for x in finish.bounds],
         "guard": finish.guard,
         "ordered": order,
+        "normalised": True,
     }
 
 
