@@ -113,6 +113,18 @@ def test_the_default_build_can_be_asked_for(
     assert installed == ["-q --disable-pip-version-check -r requirements/torch.txt"]
 
 
+def test_triton_comes_where_it_exists_and_with_the_test_tools(
+    dev: ModuleType, installed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dev.sys, "platform", "linux")
+    for machine, count in (("x86_64", 1), ("riscv64", 0)):
+        monkeypatch.setattr(dev.platform, "machine", lambda machine=machine: machine)
+        dev.STAMP.unlink(missing_ok=True)
+        installed.clear()
+        dev.prepare("dev")
+        assert sum("triton.txt" in word for word in installed) == count
+
+
 @pytest.mark.usefixtures("installed")
 @pytest.mark.parametrize(("choice", "message"), [("skip", "not installed"), ("cuda", "must be one of cpu")])
 def test_torch_choices_that_cannot_be_met(

@@ -1,5 +1,7 @@
 """Compile every GPU kernel ahead of time, without a GPU, and say what each needs: ``python compile_triton.py 80 90``.
 
+Further words narrow it to variants whose names hold them all; ``--few`` takes one of each kind.
+
 Prints a JSON object: for each variant ``registers``, ``stack`` and ``local`` (bytes of spilled registers, if not 0) and
 ``shared`` (bytes). Runs by itself, because a process that interprets kernels cannot compile them.
 """
@@ -29,6 +31,20 @@ POINTERS = {
     "out": "fp32", "factor": "fp32",
 }  # fmt: skip
 LOGITS = ("scores", "student", "gradient")
+FEW = (
+    "normalise_rows bf16 soft=False",
+    "normalise_rows fp32 soft=True",
+    "normalise_rows bf16 topk=4",
+    "measure_rows bf16",
+    "complete_rows bf16",
+    "scale_rows bf16",
+    "mix_rows bf16 forward_kl dense=4 topk=0",
+    "mix_rows fp32 forward_kl dense=4 topk=0",
+    "mix_rows bf16 forward_kl dense=8 topk=0",
+    "mix_rows bf16 reverse_kl dense=2 topk=2",
+    "mix_rows bf16 js dense=4 topk=0",
+    "mix_rows bf16 forward_kl dense=0 topk=4",
+)
 
 
 def variants() -> Iterator[tuple[str, object, str, dict]]:
@@ -94,10 +110,10 @@ def needs(cubin: bytes) -> dict[str, int]:
 
 def main(arguments: list[str]) -> None:
     table = {}
-    wanted = [word for word in arguments if not word.isdigit()]
+    wanted = [word for word in arguments if not word.isdigit() and word != "--few"]
     for arch in (int(word) for word in arguments if word.isdigit()):
         for name, kernel, dtype, constants in variants():
-            if any(word not in name for word in wanted):
+            if any(word not in name for word in wanted) or ("--few" in arguments and name not in FEW):
                 continue
             options = host.MIX_OPTIONS if name.startswith(("mix_rows", "complete_rows")) else host.READ_OPTIONS
             compiled = triton.compile(

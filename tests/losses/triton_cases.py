@@ -122,8 +122,10 @@ def test_temperatures_and_tails(problem, tail, temperature):
         agree(case, divergence=divergence, temperature=temperature, tail=tail)
 
 
-@pytest.mark.parametrize("temperature", [0.1, 1.0, 20.0])
-@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize(("divergence", "temperature"), [
+    ("forward_kl", 0.1), ("forward_kl", 1.0), ("forward_kl", 20.0), ("reverse_kl", 0.1), ("reverse_kl", 1.0),
+    ("js", 1.0), ("js", 20.0),
+])  # fmt: skip
 @pytest.mark.parametrize("name", HARD)
 def test_hard_numbers(problem, name, divergence, temperature):
     case = hard(problem, name)
