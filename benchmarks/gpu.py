@@ -125,7 +125,7 @@ def copy_rate(inputs: Inputs, repeats: int) -> float:
     source = inputs.pristine
     assert source is not None
     sink = source.clone()
-    each = [seconds(lambda: sink.copy_(source)) for _ in range(max(5, repeats))]
+    each = [seconds(partial(sink.copy_, source)) for _ in range(max(5, repeats))]
     return 2 * sink.numel() * sink.element_size() / statistics.median(each)
 
 
