@@ -172,7 +172,7 @@ def test_the_script_explains_itself(words: list[str], status: int, text: str) ->
 def benchmarks(dev: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Let two benchmarks exist, and return the words of the commands that would run them."""
     (dev.ROOT / "benchmarks").mkdir()
-    for name in ("loss", "weights"):
+    for name in ("loss", "page", "weights"):
         (dev.ROOT / "benchmarks" / f"{name}.py").touch()
     commands: list[list[str]] = []
     monkeypatch.setattr(dev, "prepare", lambda scope: "python")
@@ -180,15 +180,18 @@ def benchmarks(dev: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[list[st
     return commands
 
 
-def test_bench_runs_all_or_the_one_that_is_named(dev: ModuleType, benchmarks: list[list[str]]) -> None:
+def test_bench_runs_all_but_the_page_or_the_one_that_is_named(dev: ModuleType, benchmarks: list[list[str]]) -> None:
     assert dev.bench(["--smoke"]) == 0
     assert benchmarks == [["loss", "--smoke"], ["weights", "--smoke"]]
     benchmarks.clear()
     assert dev.bench(["weights", "--rows", "4"]) == 0
     assert benchmarks == [["weights", "--rows", "4"]]
+    benchmarks.clear()
+    assert dev.bench(["page", "--list"]) == 0
+    assert benchmarks == [["page", "--list"]]
 
 
 @pytest.mark.usefixtures("benchmarks")
 def test_bench_names_what_there_is(dev: ModuleType) -> None:
-    with pytest.raises(dev.Stop, match="bench knows only loss, weights, not speed"):
+    with pytest.raises(dev.Stop, match="bench knows only loss, page, weights, not speed"):
         dev.bench(["speed"])

@@ -20,6 +20,11 @@ def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
     return sum((a - middle_x) * (b - middle_y) for a, b in zip(x, y, strict=True)) / sum((a - middle_x) ** 2 for a in x)
 
 
+def exponent_in_work(works: Sequence[float], seconds: Sequence[float]) -> float | None:
+    """Return the slope over the work; None where the work hardly changes, so that there is no slope to speak of."""
+    return exponent(works, seconds) if max(works) >= 1.5 * min(works) else None
+
+
 def growth(shape: Shape, arguments: argparse.Namespace) -> dict[str, Any]:
     """Double one size after the other around ``shape`` and fit exponents.
 
@@ -38,7 +43,7 @@ def growth(shape: Shape, arguments: argparse.Namespace) -> dict[str, Any]:
             "sizes": swept,
             "seconds": seconds,
             "exponent": exponent(swept, seconds),
-            "exponent_in_work": exponent([work(one) for one in shapes], seconds),
+            "exponent_in_work": exponent_in_work([work(one) for one in shapes], seconds),
         }
     return record
 

@@ -111,8 +111,7 @@ def growth(records: Sequence[Mapping[str, Any]] | None) -> str:
     for record in records:
         for axis, fit in record["axes"].items():
             sizes = f"{fit['sizes'][0]} to {fit['sizes'][-1]}"
-            exponents = [f"{fit['exponent']:.2f}", f"{fit['exponent_in_work']:.2f}"]
-            rows.append([record["shape"]["form"], axis, sizes, *exponents])
+            rows.append([record["shape"]["form"], axis, sizes, f"{fit['exponent']:.3f}", tables.in_work(fit)])
     return markdown(rows) + GROWTH_PLOT
 
 

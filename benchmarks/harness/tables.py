@@ -119,8 +119,13 @@ def growth_text(record: Mapping[str, Any]) -> str:
         times = ", ".join(
             f"{size}: {_number(second)}" for size, second in zip(fit["sizes"], fit["seconds"], strict=True)
         )
-        rows.append([axis, f"{fit['exponent']:.3f}", f"{fit['exponent_in_work']:.3f}", times])
+        rows.append([axis, f"{fit['exponent']:.3f}", in_work(fit), times])
     return "\n".join([*text, aligned(rows), ""])
+
+
+def in_work(fit: Mapping[str, Any]) -> str:
+    """Return the exponent over the work, if there is one."""
+    return "" if fit["exponent_in_work"] is None else f"{fit['exponent_in_work']:.3f}"
 
 
 def adaptive_text(record: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from harness import plan, render, tables
-from harness.claims import CLAIMS, Claim, Over, Peak
+from harness.claims import CLAIMS, Claim, Over, Peak, worst_exponent
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
 
@@ -100,9 +100,20 @@ def test_blocks_show_times_shares_and_who_is_missing(tmp_path: Path) -> None:
 def test_growth_is_shown_and_drawn(tmp_path: Path) -> None:
     fit = {"sizes": [1, 2, 4], "seconds": [1.0, 2.0, 4.0], "exponent": 1.0, "exponent_in_work": 1.0}
     records = {"growth": [{"mode": "growth", "shape": {"form": "logits"}, "axes": {"rows": fit}}]}
-    assert "| logits | rows | 1 to 4 | 1.00 | 1.00 |" in render.growth(records["growth"])
+    assert "| logits | rows | 1 to 4 | 1.000 | 1.000 |" in render.growth(records["growth"])
     render.plots(records, tmp_path)
     assert (tmp_path / "performance-growth.svg").exists()
+
+
+def test_growth_is_held_to_one_from_both_sides() -> None:
+    def of(axis: str, exponent: float, in_work: float | None) -> float | None:
+        return worst_exponent([{"axes": {axis: {"exponent": exponent, "exponent_in_work": in_work}}}])
+
+    assert of("rows", 0.8, 0.8) == pytest.approx(0.2)
+    assert of("rows", 1.2, 1.2) == pytest.approx(0.2)
+    assert of("teachers", 0.7, 0.95) == pytest.approx(0.05)
+    assert of("teachers", 0.2, None) == 0
+    assert worst_exponent([{"axes": {}, "note": "not built yet"}]) is None
 
 
 def test_only_our_own_fault_fails_a_run() -> None:
