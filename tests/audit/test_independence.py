@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from mashbill.audit import pareto
+from mashbill.audit import pareto, verdicts
 from mashbill.audit.axioms import AXIOMS
 from mashbill.audit.independence import LETTER_OF, PROPERTIES, Independence, certificates, check, excess, independence
 from mashbill.audit.independence_families import BOX, families, family, softmax_slope
@@ -184,3 +184,33 @@ def test_the_search_for_domination_would_see_one() -> None:
 def test_the_properties_are_five_and_the_box_is_feasible() -> None:
     assert list(PROPERTIES) == list("NPBRS")
     assert 3 * BOX[0] <= 1 <= 3 * BOX[1]
+
+
+@pytest.mark.parametrize("n", [0, 1, -1, -8001, 10**12, 8001.0, math.nan])
+def test_a_grid_of_no_points_proves_nothing(n: float) -> None:
+    (proof,) = (one.certificate for one in implications() if one.name.startswith("P + R => B"))
+    assert proof is not None
+    assert proof.recheck()
+    assert not Certificate(proof.kind, "", "", {**proof.numbers, "n_points": n}).recheck()
+
+
+def test_no_number_makes_a_verifier_raise(found: Independence) -> None:
+    for proof in certificates(found):
+        for path in leaves(proof.numbers):
+            for value in (-1, -8001, 1e308, math.nan, math.inf, None, "three", [[]]):
+                numbers = copy.deepcopy(dict(proof.numbers))
+                at: Any = numbers
+                for key in path[:-1]:
+                    at = at[key]
+                if at[path[-1]] == value:
+                    continue
+                at[path[-1]] = value
+                assert not Certificate(proof.kind, "", "", numbers).recheck(), (proof.kind, path, value)
+
+
+def test_a_verifier_that_fails_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(numbers: Any) -> bool:
+        raise RuntimeError(f"no memory for {numbers}")
+
+    monkeypatch.setitem(verdicts._RECHECKS, "of this test", failing)
+    assert not Certificate("of this test", "", "", {}).recheck()

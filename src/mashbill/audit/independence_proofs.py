@@ -12,6 +12,7 @@ from mashbill.audit.verdicts import Certificate, Numbers, rechecks
 from mashbill.shapes import Tensor
 
 N_TEACHERS = 3
+_MOST_POINTS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,8 @@ def _recheck_grid(numbers: Numbers) -> bool:
     """Compute the grid again; between two points a weight falls by at most slope times half a step."""
     coefficients = tuple(numbers["coefficients"])
     n, reach = numbers["n_points"], numbers["reach"]
+    if not (isinstance(n, int) and 2 <= n <= _MOST_POINTS and 0 < reach < math.inf):
+        return False
     x = torch.linspace(-reach, reach, n, dtype=torch.float64)
     weights = torch.softmax(x.square().unsqueeze(-1) * torch.tensor(coefficients, dtype=torch.float64), dim=-1)
     expected = {
