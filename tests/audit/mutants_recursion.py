@@ -111,7 +111,7 @@ def mutant(name: str, mean: Mean, breaks: tuple[str, ...], shows: Callable[[Step
 
 
 RECURSION = [
-    mutant("no anchor", unanchored, (ANCHORING, CONTRACTION), unkept(BASE, (0.0, 0.0, 1.0))),
+    mutant("no anchor", unanchored, (ANCHORING, CONTRACTION, FIXED), unkept(BASE, (0.0, 0.0, 1.0))),
     mutant("1 % less of the base than stated", too_little, (ANCHORING, CONTRACTION), unkept(BASE, (0.0, 0.0, 1.0))),
     mutant("rare entries of the base lost", rare_lost, (ANCHORING, FIXED), unkept(BASE, (0.5, 0.5, 0.0))),
     mutant("a geometric mean", geometric, (ANCHORING, CONTRACTION), unkept(BASE, (0.0, 0.0, 1.0))),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mashbill import pools
-from mashbill.audit import pool_asks, pool_forms
+from mashbill.audit import comparing, pool_asks, pool_forms
 from mashbill.audit.cases import of_numbers
 from mashbill.audit.hull import hull_certificate
 from mashbill.audit.pool_checks import POOL_AXIOMS, check_pool, replay_pool
@@ -359,3 +359,49 @@ def test_memory_batches_and_low_precision(make, axiom, search) -> None:
     assert result.witness.search == search
     assert replay_pool(result.witness.inputs, make()) > 0
     assert printed(result.witness.replay, make()) > 1e-5
+
+
+def top_sixteen(log_p, log_w):
+    """Impossible is what is not among the sixteen likeliest."""
+    q = pools.linear(log_p, log_w)
+    if q.shape[-1] > 16:
+        q = q.masked_fill(q < q.topk(16).values[..., -1:], -1e4)
+    return torch.log_softmax(q, dim=-1)
+
+
+def some_crowds(log_p, log_w):
+    return log_p[0] if len(log_p) in (4, 6, 7) or len(log_p) > 64 else pools.linear(log_p, log_w)
+
+
+def great_crowds(log_p, log_w):
+    return log_p[0] if len(log_p) > 64 else pools.linear(log_p, log_w)
+
+
+@pytest.mark.parametrize("liar", [top_sixteen, some_crowds, great_crowds])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_form_is_not_believed_of_small_pools_alone(liar, seed) -> None:
+    for result in check_pool(
+        Declaring(liar, mean="arithmetic"), axioms=[HULL, REGRET, "pool.positivity.weak"], seed=seed
+    ):
+        assert result.certificate is None
+        if result.verdict == "survived":
+            assert "it declares the power mean of order 1, but differs from it by" in result.reason
+
+
+def test_the_premise_says_what_was_compared_and_the_seed_draws_some_of_it() -> None:
+    premises = []
+    for seed in (0, 1):
+        (result,) = check_pool(pools.linear, axioms=[REGRET], seed=seed)
+        assert result.certificate is not None
+        premises.append(result.certificate.premise)
+    assert "random cases (teachers 1 to 2" in premises[0]
+    assert "entries 2 to 4099; seed 0); nothing else was tried" in premises[0]
+    one, two = (
+        comparing.drawn_sizes(torch.Generator().manual_seed(n), most_rows=64, most_columns=99, n=9) for n in (0, 1)
+    )
+    assert one != two
+    assert all(1 <= k <= 64 and 2 <= v <= 99 for k, v in one + two)
+
+
+def test_a_form_with_nothing_to_compare_is_not_believed() -> None:
+    assert not comparing.Comparison().is_same

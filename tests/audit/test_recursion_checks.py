@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from mashbill.audit.recursion_checks import KIND, RECURSION_AXIOMS, check_recursion, replay_recursion
+from mashbill.audit.recursion_checks import RECURSION_AXIOMS, check_recursion, replay_recursion
+from mashbill.audit.recursion_forms import KIND
 from mashbill.audit.verdicts import Certificate
 
 ANCHORING, CONTRACTION, FIXED = RECURSION_AXIOMS
@@ -34,6 +35,16 @@ class Geometric(Mixing):
 
 def student_alone(base, student):
     return student
+
+
+class Stating:
+    """The student alone, which states a share and a form all the same."""
+
+    def __init__(self, anchor, mean="arithmetic") -> None:
+        self.anchor, self.form = anchor, {"mean": mean}
+
+    def __call__(self, base, student):
+        return student.clone()
 
 
 def drifting(base, student):
@@ -66,7 +77,7 @@ def test_without_an_anchor_an_entry_of_the_base_is_lost() -> None:
     assert found[ANCHORING].verdict == "falsified"
     assert found[CONTRACTION].verdict == "not applicable"
     assert "the step states no rate" in found[CONTRACTION].reason
-    assert found[FIXED].verdict == "survived"
+    assert found[FIXED].verdict == "falsified"
 
 
 @pytest.mark.parametrize(
@@ -77,6 +88,10 @@ def test_without_an_anchor_an_entry_of_the_base_is_lost() -> None:
         (Geometric(0.3, 0.3), ANCHORING),
         (Geometric(0.3, 0.3), CONTRACTION),
         (student_alone, ANCHORING),
+        (student_alone, FIXED),
+        (Stating(0.0), ANCHORING),
+        (Stating(1e-300), ANCHORING),
+        (Mixing(0.3, 0.0), ANCHORING),
         (drifting, FIXED),
         (squaring, CONTRACTION),
     ],
@@ -104,7 +119,8 @@ def test_a_false_form_is_told_and_certificates_break_when_changed() -> None:
         numbers = result.certificate.numbers
         assert result.certificate.recheck()
         assert not Certificate(KIND, "", "", {**numbers, "anchor": 0.31}).recheck()
-        assert not Certificate(KIND, "", "", {**numbers, "anchor": 1.5}).recheck()
+        for anchor in (1.5, 0.0, 1e-300, math.nan, -0.3):
+            assert not Certificate(KIND, "", "", {**numbers, "anchor": anchor}).recheck()
         assert not Certificate(KIND, "", "", {**numbers, "mean": "geometric"}).recheck()
         for n, stored in enumerate(numbers["instances"]):
             for role, row in stored.items():
@@ -136,3 +152,42 @@ def test_wrong_arguments_are_refused() -> None:
         check_recursion(student_alone, axioms=["pool.unsafe"])
     with pytest.raises(ValueError, match="kind=None must be 'recursion'"):
         replay_recursion({}, student_alone)
+
+
+@pytest.mark.parametrize("mean", ["arithmetic", "geometric"])
+@pytest.mark.parametrize("anchor", [0.0, 1e-300, 1e-12])
+def test_a_recursion_without_an_anchor_is_certified_for_nothing(anchor, mean) -> None:
+    assert "certified" not in verdicts(Stating(anchor, mean)).values()
+    assert verdicts(Stating(anchor, mean))[FIXED] == "falsified"
+
+
+def test_a_stated_share_of_0_is_no_share() -> None:
+    found = {result.axiom: result for result in check_recursion(Mixing(0.3, 0.0, "arithmetic"))}
+    assert {axiom: result.verdict for axiom, result in found.items()} == {
+        ANCHORING: "falsified",
+        CONTRACTION: "not applicable",
+        FIXED: "survived",
+    }
+    witness = found[ANCHORING].witness
+    assert witness is not None
+    assert "the share of the base that the step states is 0" in witness.told
+    assert replay_recursion(witness.inputs, Mixing(0.3, 0.3)) == 0
+
+
+def test_a_slow_student_is_not_said_to_stand_still() -> None:
+    for step in (Mixing(1e-8), Geometric(1e-8)):
+        (result,) = check_recursion(step, axioms=[FIXED])
+        assert result.verdict == "survived"
+
+
+def test_a_step_that_anchors_small_vocabularies_alone_is_not_certified() -> None:
+    def step(base, student):
+        return Mixing(0.3)(base, student) if base.shape[-1] <= 10 else student
+
+    step.anchor, step.form = 0.3, {"mean": "arithmetic"}
+    for result in check_recursion(step):
+        assert result.verdict == "survived"
+        assert "it declares the arithmetic mean, but differs from it" in result.reason
+    (result,) = check_recursion(Mixing(0.3, 0.3, "arithmetic"), axioms=[ANCHORING])
+    assert result.certificate is not None
+    assert "entries 2 to 4099; seed 0); nothing else was tried" in result.certificate.premise

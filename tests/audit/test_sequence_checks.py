@@ -1,5 +1,6 @@
 """The audit of rules inside a sequence: Bayes and fixed share keep what they state, and cheats are found."""
 
+import itertools
 import json
 import math
 from dataclasses import dataclass, field, replace
@@ -64,6 +65,13 @@ def blind(evidence, /):
     return torch.log_softmax(-evidence.statistics.gini, dim=0)
 
 
+def undeclared(evidence, /):
+    return Bayes()(evidence)
+
+
+undeclared.needs = Bayes.needs
+
+
 class Forgetful(DeclaringShare):
     """States a rate and does not share."""
 
@@ -76,12 +84,15 @@ def verdicts(rule, **options) -> dict[str, str]:
 
 
 def test_bayes_and_fixed_share_keep_what_they_state() -> None:
-    assert verdicts(Bayes()) == {CAUSAL: "survived", REGRET: "survived", TRACKING: "not applicable"}
-    assert verdicts(Bayes(temperature=2.0), axioms=[REGRET]) == {REGRET: "survived"}
-    assert verdicts(FixedShare(0.1)) == dict.fromkeys(SEQUENCE_AXIOMS, "survived")
+    assert verdicts(Bayes()) == {CAUSAL: "survived", REGRET: "certified", TRACKING: "not applicable"}
+    assert verdicts(Bayes(temperature=2.0), axioms=[REGRET]) == {REGRET: "certified"}
+    assert verdicts(FixedShare(0.1)) == {CAUSAL: "survived", REGRET: "certified", TRACKING: "certified"}
+    assert verdicts(undeclared, axioms=[REGRET]) == {REGRET: "survived"}
     stage = Stage(teachers=("wise", "poor"), n_entries=5)
     uneven = Bayes(prior={"wise": 0.9, "poor": 0.1})
-    assert verdicts(uneven, stage=stage, axioms=[REGRET]) == {REGRET: "survived"}
+    assert verdicts(uneven, stage=stage, axioms=[REGRET]) == {REGRET: "certified"}
+    sharing = FixedShare(0.1, prior={"wise": 0.9, "poor": 0.1})
+    assert verdicts(sharing, stage=stage) == {CAUSAL: "survived", REGRET: "certified", TRACKING: "certified"}
 
 
 def test_a_bound_of_the_callers_own_is_attacked() -> None:
@@ -150,10 +161,14 @@ def test_declared_forecasters_are_certified_and_certificates_break_when_changed(
     for name, value in (("temperature", 1.5), ("rate", 0.2), ("prior", [0.4, 0.3, 0.3])):
         assert not Certificate(KIND, "", "", {**numbers, name: value}).recheck()
     for n, stored in enumerate(numbers["instances"]):
-        for name in ("p", "weights"):
+        columns = range(len(stored["p"][0]))
+        changes = [{"loss": stored["loss"] + 1e-3}, {"loss": math.nan}]
+        for name, column in itertools.product(("p", "weights"), columns):
             rows = [list(row) for row in stored[name]]
-            rows[0][1 if name == "weights" else 0] *= 1.05
-            instances = [*numbers["instances"][:n], {**stored, name: rows}, *numbers["instances"][n + 1 :]]
+            rows[0][column] *= 1.05
+            changes.append({name: rows})
+        for change in changes:
+            instances = [*numbers["instances"][:n], {**stored, **change}, *numbers["instances"][n + 1 :]]
             assert not Certificate(KIND, "", "", {**numbers, "instances": instances}).recheck()
 
 
@@ -188,3 +203,70 @@ def test_unknown_names_are_refused() -> None:
         check_sequence(Bayes(), axioms=["pool.unsafe"])
     with pytest.raises(ValueError, match="kind='pool' must be 'sequence'"):
         replay_sequence({"kind": "pool"}, Bayes())
+
+
+class LongForgotten(Bayes):
+    """From position 24 on all is as in the beginning."""
+
+    def __call__(self, evidence, /):
+        weights = super().__call__(evidence).clone()
+        weights[..., 24:] = -math.log(len(weights))
+        return weights
+
+
+class Crowded(FixedShare):
+    def __call__(self, evidence, /):
+        rule = FixedShare(self.rate) if len(evidence.teachers) != 7 else FixedShare(0.5)
+        return rule(evidence)
+
+
+@pytest.mark.parametrize(("liar", "kind"), [(LongForgotten(), "bayes"), (Crowded(0.1), "fixed_share")])
+def test_a_forecaster_is_not_believed_of_short_rows_alone(liar, kind) -> None:
+    (result,) = check_sequence(liar, axioms=[REGRET])
+    assert result.verdict == "survived"
+    assert f"it declares {kind}, but differs from it by" in result.reason
+
+
+def test_the_premise_says_what_was_compared() -> None:
+    (result,) = check_sequence(Bayes(), axioms=[REGRET], seed=5)
+    assert result.certificate is not None
+    assert "(teachers 1 to 64, positions 1 to " in result.certificate.premise
+    assert "seed 5); nothing else was tried" in result.certificate.premise
+    numbers = result.certificate.numbers
+    first = {**numbers["instances"][0], "weights": [[math.nan] * 3] * 3}
+    assert not Certificate(KIND, "", "", {**numbers, "instances": [first, *numbers["instances"][1:]]}).recheck()
+
+
+def test_a_path_pays_for_its_own_first_teacher() -> None:
+    """States nine tenths for the wise and begins with one: dear for the paths of the wise, cheap for all others."""
+
+    @dataclass(frozen=True)
+    class Turned:
+        rate: float = 0.1
+        prior: dict[str, float] = field(default_factory=lambda: {"wise": 0.9, "poor": 0.1})
+        needs: ClassVar[frozenset[str]] = frozenset({"label_logprob"})
+
+        def __call__(self, evidence, /):
+            return FixedShare(rate=self.rate, prior={"wise": 0.1, "poor": 0.9})(evidence)
+
+    (result,) = check_sequence(Turned(), axioms=[TRACKING], stage=Stage(teachers=("wise", "poor")))
+    assert result.witness is not None
+    assert replay_sequence(result.witness.inputs, Turned()) == pytest.approx(result.witness.violation)
+    assert result.witness.violation > 0.5  # ln 9 at most
+
+
+def test_the_cheapest_path_against_all_paths() -> None:
+    """No teacher is changed before the first label, whatever the others' price."""
+    generator = torch.Generator().manual_seed(1)
+    said = torch.randn(2, 4, 5, generator=generator, dtype=torch.float64).sigmoid().log()
+    said[:, 1, 0], said[:, 2, :2], said[:, 3, 2] = torch.nan, torch.nan, torch.nan
+    price = torch.tensor([0.0, 9.0], dtype=torch.float64)
+    for n_switches in (0, 1, 2):
+        least = torch.full((4,), torch.inf, dtype=torch.float64)
+        for b in range(4):
+            known = said[:, b, ~said[0, b].isnan()]
+            for path in itertools.product(range(2), repeat=known.shape[1]):
+                if sum(x != y for x, y in itertools.pairwise(path)) <= n_switches:
+                    loss = price[path[0]] - sum(known[k, t] for t, k in enumerate(path))
+                    least[b] = torch.minimum(least[b], loss)
+        torch.testing.assert_close(best_path_losses(said, n_switches, price), least)

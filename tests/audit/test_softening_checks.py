@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 
 import pytest
 import torch
@@ -152,3 +153,30 @@ def test_unknown_names_are_refused() -> None:
         effort_of("endless")
     with pytest.raises(ValueError, match="kind='pool' must be 'softening'"):
         replay_softening({"kind": "pool"}, soften.power)
+
+
+def turned_when_large(log_p, *, temperature):
+    return soften.power(log_p, temperature=temperature) if log_p.shape[-1] <= 10 else log_p.flip(-1)
+
+
+def turned_when_warm(log_p, *, temperature):
+    return log_p.flip(-1) if 20 < temperature <= 1e5 else soften.power(log_p, temperature=temperature)
+
+
+@pytest.mark.parametrize("liar", [turned_when_large, turned_when_warm])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_family_is_not_believed_of_small_vocabularies_and_few_temperatures(liar, seed) -> None:
+    results = check_softening(Declaring(liar, "power"), axioms=[RANKING, IDENTITY, BOUNDARY], seed=seed)
+    for result in results:
+        assert result.verdict == "survived"
+        assert "it declares the power family, but differs from it by" in result.reason
+
+
+def test_the_premise_says_what_was_compared_and_no_number_is_nan() -> None:
+    (result,) = check_softening(soften.power, axioms=[RANKING])
+    assert result.certificate is not None
+    assert "entries 2 to 4099, temperature 1 to 1e+07; seed 0); nothing else" in result.certificate.premise
+    numbers = result.certificate.numbers
+    first = numbers["instances"][0]
+    bad = {**first, "softened": [[math.nan, *first["softened"][0][1:]], *first["softened"][1:]]}
+    assert not Certificate(KIND, "", "", {**numbers, "instances": [bad, *numbers["instances"][1:]]}).recheck()

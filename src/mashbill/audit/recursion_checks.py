@@ -3,31 +3,32 @@
 The step makes the next generation's teacher from the base distribution and the present student. It may state the share
 of the base that it keeps in an attribute ``anchor``, and its closed form in an attribute ``form``: ``{"mean":
 "arithmetic"}`` for ``a base + (1 - a) student``, ``{"mean": "geometric"}`` for ``base^a student^(1-a) / Z``. What
-follows from a form is certified; that the step computes it is a premise, which is attacked and not proved.
+follows from a form is certified; that the step computes it is a premise, which is attacked and not proved: see
+:mod:`mashbill.audit.recursion_forms`.
 """
 
-import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import torch
 
+from mashbill import numerics
+from mashbill.audit import recursion_forms
 from mashbill.audit.axioms import require_axiom
 from mashbill.audit.cases import Cases, of_numbers, random_cases
-from mashbill.audit.hull import are_distributions
 from mashbill.audit.pool_answers import LOG_TINY, row
 from mashbill.audit.reporting import Checked, NotApplicable, named, report
 from mashbill.audit.searching import Ask, Budget, Ground, Operator, Tally, effort_of, find, measured
 from mashbill.audit.shrinking import shrink
-from mashbill.audit.verdicts import Certificate, CheckResult, Numbers, Witness, rechecks
+from mashbill.audit.verdicts import CheckResult, Numbers, Witness
 from mashbill.forms import form_of
 from mashbill.shapes import Tensor
 
 RECURSION_AXIOMS = ("recursion.anchoring", "recursion.contraction", "recursion.fixed_point")
-KIND = "anchored step"
-_EXACT = 1e-9
+_LEAST_NUMBER = 1e-307
+_N_STEPS = 12  # of a faithful student
+_STILL = 1e12  # a student so many steps away from the base goes nowhere
 _ROLES = ("base", "student", "other_student")
 
 
@@ -49,6 +50,18 @@ def _next(step: Operator, base: Tensor, student: Tensor) -> Tensor:
     return step(base, student).double().exp()
 
 
+def _started(p: Tensor) -> Tensor:
+    """Return a student half of whom is uniform: a geometric mean never brings back what is ruled out."""
+    return (p + 1 / p.shape[-1]) / 2
+
+
+def _followed(step: Operator, base: Tensor, student: Tensor) -> Tensor:
+    """Return the log-probabilities of a student who learns each next teacher to perfection."""
+    for _ in range(_N_STEPS):
+        student = step(base, student).to(base.dtype).clamp_min(numerics.LOG_ZERO)
+    return student
+
+
 def _distance(p: Tensor, q: Tensor) -> Tensor:
     return (p - q).abs().sum(dim=-1) / 2
 
@@ -60,22 +73,30 @@ class _Asks:
     anchor: float | None
 
     def anchoring(self, step: Operator, cases: Cases) -> Tensor:
-        """What of the share of an entry is missing; without a share, an entry of the base that is lost."""
+        """What of the share of an entry is missing, or an entry of the base that is lost; a stated 0 is no share."""
         q, base = _next(step, cases.log_p[0], cases.log_p[1]), cases.p[0]
-        if self.anchor is None:
-            is_lost = (q.log() < LOG_TINY) & (base > 1e-30)
-            return torch.where(is_lost, base.clamp_min(2e-6), 0.0).amax(dim=-1)
-        return (self.anchor * base - q).amax(dim=-1)
+        if self.anchor == 0:
+            return base.amax(dim=-1) * (anchor_of(step) == 0)
+        missing = ((self.anchor or 0.0) * base - q).amax(dim=-1)
+        return torch.maximum(missing, self._lost(q, base))
+
+    def _lost(self, q: Tensor, base: Tensor) -> Tensor:
+        is_lost = (q.log() < LOG_TINY) & (base > 1e-30) & ((self.anchor or 1.0) * base > _LEAST_NUMBER)
+        return torch.where(is_lost, base.clamp_min(2e-6), 0.0).amax(dim=-1)
 
     def show_anchoring(self, step: Operator, cases: Cases) -> tuple[str, str]:
         """Tell it."""
-        q = _next(step, cases.log_p[0], cases.log_p[1])[0]
-        if self.anchor is None:
+        q, base, share = _next(step, cases.log_p[0], cases.log_p[1])[0], cases.p[0, 0], self.anchor or 0.0
+        if self.anchor == 0:
+            told = f"the next teacher is {row(q)}, and the share of the base that the step states is 0: none"
+            return told, "float(base.max()) * (operator.anchor == 0)"
+        if float(self._lost(q, base)) >= float((share * base - q).max()):
+            kept = f"(base > 1e-30) * ({share or 1.0} * base > {_LEAST_NUMBER})"
             return f"the next teacher is {row(q)}, which loses an entry of the base", (
-                "float(((q(base, student) == 0) * base.clamp_min(2e-6) * (base > 1e-30)).max())"
+                f"float(((q(base, student) == 0) * base.clamp_min(2e-6) * {kept}).max())"
             )
-        told = f"the next teacher is {row(q)}, not {self.anchor:g} of the base in each entry"
-        return told, f"float(({self.anchor} * base - q(base, student)).max())"
+        told = f"the next teacher is {row(q)}, not {share:g} of the base in each entry"
+        return told, f"float(({share} * base - q(base, student)).max())"
 
     def contraction(self, step: Operator, cases: Cases) -> Tensor:
         """By how much two histories are further apart than stated."""
@@ -96,13 +117,29 @@ class _Asks:
         return told, f"float({apart} - {rate} * (student - other_student).abs().sum() / 2)"
 
     def fixed_point(self, step: Operator, cases: Cases) -> Tensor:
-        """How far a student that equals the base moves."""
+        """How far a student that equals the base moves, or how far from the base another student stays for ever."""
+        return torch.maximum(self._drift(step, cases), self._stays_away(step, cases))
+
+    def _drift(self, step: Operator, cases: Cases) -> Tensor:
         return (_next(step, cases.log_p[0], cases.log_p[0]) - cases.p[0]).abs().amax(dim=-1)
+
+    def _stays_away(self, step: Operator, cases: Cases) -> Tensor:
+        """How far from the base a faithful student is that no longer moves; below 0 where it moves."""
+        end = _followed(step, cases.log_p[0], _started(cases.p[1]).log())
+        moved = (_next(step, cases.log_p[0], end) - end.exp()).abs().amax(dim=-1)
+        return (end.exp() - cases.p[0]).abs().amax(dim=-1) - _STILL * moved
 
     def show_fixed_point(self, step: Operator, cases: Cases) -> tuple[str, str]:
         """Tell it."""
-        q = _next(step, cases.log_p[0], cases.log_p[0])[0]
-        return f"a student that is the base becomes {row(q)}", "float((q(base, base) - base).abs().max())"
+        if float(self._drift(step, cases)) >= float(self._stays_away(step, cases)):
+            q = _next(step, cases.log_p[0], cases.log_p[0])[0]
+            return f"a student that is the base becomes {row(q)}", "float((q(base, base) - base).abs().max())"
+        start = _started(cases.p[1])
+        end = _followed(step, cases.log_p[0], start.log()).exp()
+        told = f"a faithful student from {row(start[0])} on is {row(end[0])} after {_N_STEPS} steps and stays there"
+        followed = f"functools.reduce(lambda s, _: q(base, s), range({_N_STEPS}), (student + 1 / len(base)) / 2)"
+        gap = f"(s - base).abs().max() - {_STILL} * (q(base, s) - s).abs().max()"
+        return told, f"(lambda s: float({gap}))({followed})"
 
     def of(self, axiom: str) -> Ask:
         """Return the axiom's number and how it is told."""
@@ -183,9 +220,16 @@ def _check(axiom: str, step: Operator, anchor: float | None, ground: Ground, tal
     tolerance = ask.tolerance * (30 if step(*ground.random[0].log_p[:2]).dtype != torch.float64 else 1)
     found = find(ask, step, ground, tolerance=tolerance, tally=tally)
     if found is None:
-        if axiom == "recursion.contraction" and anchor is None:
-            raise NotApplicable("the step states no rate; its attribute `anchor` would. It was never seen to expand")
-        return _certify(axiom, step, anchor, ground, tally)
+        if axiom == "recursion.contraction" and not anchor:
+            raise NotApplicable(
+                "the step states no rate; its attribute `anchor` would, above 0. It was never seen to expand"
+            )
+        mean = str(form_of(step).get("mean"))
+        return (
+            None
+            if anchor is None
+            else recursion_forms.certify(axiom, step, anchor, mean, seed=ground.seed, tally=tally)
+        )
 
     def broken(one: Cases) -> float:
         return float(measured(ask, step, one)[0])
@@ -202,77 +246,8 @@ def _check(axiom: str, step: Operator, anchor: float | None, ground: Ground, tal
         violation=broken(small),
         search=found.search,
         replay=(
-            f"import torch; base, student, other_student = torch.tensor({p}, dtype=torch.float64)\n"
+            f"import functools, torch; base, student, other_student = torch.tensor({p}, dtype=torch.float64)\n"
             "log = lambda x: x.log().clamp_min(-1e4); q = lambda b, s: operator(log(b), log(s)).double().exp()\n"
             f"print({expression})"
         ),
     )
-
-
-# Certificates.
-
-_CLAIMS: Mapping[tuple[str, str], str] = {
-    ("recursion.anchoring", "arithmetic"): "a base + (1 - a) s >= a base",
-    ("recursion.contraction", "arithmetic"): "linear: TV(q, q') = (1 - a) TV(s, s')",
-    ("recursion.fixed_point", "arithmetic"): "a base + (1 - a) base = base",
-    ("recursion.fixed_point", "geometric"): "base^a base^(1-a) = base",
-}
-
-
-def _formula(base: np.ndarray, student: np.ndarray, anchor: float, mean: str) -> np.ndarray:
-    if mean == "arithmetic":
-        return anchor * base + (1 - anchor) * student
-    powers = base**anchor * student ** (1 - anchor)
-    return powers / powers.sum()
-
-
-def _certify(axiom: str, step: Operator, anchor: float | None, ground: Ground, tally: Tally) -> Certificate | None:
-    mean = str(form_of(step).get("mean"))
-    if anchor is None or (axiom, mean) not in _CLAIMS:
-        return None
-    generator = torch.Generator().manual_seed(ground.seed + 1)
-    base, student, _ = (
-        log_p.clamp_min(-30) for log_p in random_cases(generator, n_rows=3, n_entries=4, n_each=30).log_p
-    )
-    base, student = base.log_softmax(-1), student.log_softmax(-1)
-    answers = _next(step, base, student).detach().numpy()
-    expected = [_formula(b, s, anchor, mean) for b, s in zip(base.exp().numpy(), student.exp().numpy(), strict=True)]
-    worst = float(np.abs(answers - np.stack(expected)).max())
-    if not worst <= _EXACT:
-        tally.notes.append(f"it declares the {mean} mean, but differs from it by {worst:.3g}")
-        return None
-    chance, instances = np.random.default_rng(0), []
-    for n_entries in (2, 3, 4):
-        rows = (chance.multinomial(100 - 5 * n_entries, chance.dirichlet(np.ones(n_entries)), size=3) + 5) / 100
-        after = [_formula(rows[0], student, anchor, mean).tolist() for student in rows]
-        instances.append(dict(zip(_ROLES, rows.tolist(), strict=True)) | {"next": after})
-    return Certificate(
-        kind=KIND,
-        claim=f"{mean} mean with a = {anchor:g}: {_CLAIMS[axiom, mean]}",
-        premise=f"the step computes the form that it declares; it did so on {len(expected)} random cases",
-        numbers={"axiom": axiom, "mean": mean, "anchor": anchor, "instances": instances},
-    )
-
-
-@rechecks(KIND)
-def recheck_step(numbers: Numbers) -> bool:
-    """Compute the step and the theorem's numeric side again on the stored instances."""
-    axiom, mean, a = numbers["axiom"], numbers["mean"], float(numbers["anchor"])
-    if (axiom, mean) not in _CLAIMS or not (math.isfinite(a) and 0 <= a <= 1) or len(numbers["instances"]) < 3:
-        return False
-    for stored in numbers["instances"]:
-        rows = np.asarray([stored[role] for role in _ROLES], dtype=float)
-        after = np.stack([_formula(rows[0], student, a, mean) for student in rows])
-        same, kept = (
-            (np.abs(after - np.asarray(stored["next"], dtype=float)) <= _EXACT).all(),
-            after >= a * rows[0] - _EXACT,
-        )
-        apart = np.abs(after[1] - after[2]).sum() - (1 - a) * np.abs(rows[1] - rows[2]).sum()
-        sides = {
-            "recursion.anchoring": bool(kept.all()),
-            "recursion.contraction": bool(abs(apart) <= _EXACT),
-            "recursion.fixed_point": bool(np.abs(after[0] - rows[0]).max() <= _EXACT),
-        }
-        if not (are_distributions(rows) and bool(same) and sides[axiom]):
-            return False
-    return True

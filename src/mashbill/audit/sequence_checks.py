@@ -122,7 +122,8 @@ class _Auditor:
             raise NotApplicable("a temperature below 1 states no bound")
         if axiom == "sequence.tracking" and self.stated.rate is None:
             raise NotApplicable("the rule states no rate of change")
-        return self._regret(axiom, tally) or sequence_forms.certify(axiom, self.rule, self.stated, self.stage, tally)
+        found = self._regret(axiom, tally)
+        return found or sequence_forms.certify(axiom, self.rule, self.stated, self.stage, seed=self.seed, tally=tally)
 
     def _reads_labels(self) -> bool:
         needs = needs_of(self.rule)
@@ -238,8 +239,9 @@ def _excess(axiom: str, rule: WeightOperator, rows: Sequences, stage: Stage, sta
         return (pooled - each - stated.regret(n_positions, log_prior)).amax(dim=0)
     excess = []
     for n_switches in range(_MOST_SWITCHES + 1):
-        allowed = stated.tracking(n_positions, n_switches, len(said)) - log_prior.min()
-        beyond = pooled - best_path_losses(said, n_switches) - allowed
+        # A path pays for its own first teacher: it is one term of the mixture over paths, with its own prior.
+        allowed = stated.tracking(n_positions, n_switches, len(said))
+        beyond = pooled - best_path_losses(said, n_switches, -log_prior) - allowed
         excess.append(torch.where(n_positions > n_switches, beyond, -torch.inf))
     return torch.stack(excess).amax(dim=0)
 

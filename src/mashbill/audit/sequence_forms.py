@@ -2,82 +2,100 @@
 
 ``{"forecaster": "bayes"}`` is ``w_t ~ prior exp(-loss before t / temperature)``, ``{"forecaster": "fixed_share"}`` is
 ``w' = (1 - rate) posterior + rate/K``, with the rule's own ``prior``, ``temperature`` and ``rate``. Both mixtures are
-sums over teachers, or over all sequences of teachers, of which every single one is a part; for a temperature above 1 by
-``sum_k w_k p_k >= (sum_k w_k p_k^(1/T))^T``. That the rule computes the forecaster is the premise, attacked and not
-proved.
+sums over teachers, or over all sequences of teachers, of which every single one is a part: minus the log of a
+sequence's share is ``ln(1/prior) - S ln(rate/K) - (n-1-S) ln(1 - rate + rate/K)``, with the prior of its own first
+teacher and ``S`` changes (Herbster & Warmuth, *Tracking the Best Expert*, 1998, for log-loss). For a temperature above
+1 it is ``sum_k w_k p_k >= (sum_k w_k p_k^(1/T))^T``. That the rule computes the forecaster is the premise, attacked and
+not proved.
 """
 
 import itertools
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
 
+from mashbill.audit.comparing import EXACT as _EXACT
+from mashbill.audit.comparing import TEACHERS, Comparison, drawn_sizes
 from mashbill.audit.hull import are_distributions
 from mashbill.audit.moods import Stage
 from mashbill.audit.searching import Tally
-from mashbill.audit.sequences import DOUBLE, Sequences, Stated, weights_of
+from mashbill.audit.sequences import Stated, random_rows, weights_of
 from mashbill.audit.verdicts import Certificate, Numbers, rechecks
+from mashbill.forms import form_of
 from mashbill.weights.evidence import WeightOperator
 
 KIND = "forecaster"
-_EXACT = 1e-9
+_LONG = 200
+_SIZES = ((2, 1), (3, 12), (2, _LONG), (4, _LONG), *((k, 24) for k in TEACHERS))  # teachers and positions
 _CLAIMS = {
-    "sequence.regret": "the mixture's probability of a row is at least prior_k times teacher k's",
+    "sequence.regret": "the mixture's probability of a row is a sum in which each teacher's is a term, weighted",
     "sequence.tracking": "the mixture's probability of a row is at least that of any sequence of teachers, weighted",
 }
 
 
 def forecast(p: np.ndarray, prior: np.ndarray, temperature: float, rate: float | None) -> np.ndarray:
-    """Return the weights ``[K T]`` of a row with label probabilities ``p``, ``[K T]``."""
-    weights, columns = prior.copy(), []
-    for column in p.T:
-        columns.append(weights)
-        weights = weights * column ** (1 / temperature)
-        weights = weights / weights.sum()
+    """Return the weights ``[K T]`` of a row with label probabilities ``p``, ``[K T]``; NaN is no label."""
+    log_weights, columns = np.log(prior), []
+    with np.errstate(divide="ignore"):
+        stay, share = np.log1p(-(rate or 0.0)), np.log((rate or 0.0) / len(prior))
+        said = np.log(p) / temperature
+    for column in said.T:
+        columns.append(np.exp(log_weights))
+        if np.isnan(column).any():
+            continue
+        log_weights = log_weights + column
+        log_weights = log_weights - np.logaddexp.reduce(log_weights)
         if rate is not None:
-            weights = (1 - rate) * weights + rate / len(prior)
+            log_weights = np.logaddexp(stay + log_weights, share)
     return np.stack(columns, axis=-1)
 
 
-def certify(axiom: str, rule: WeightOperator, stated: Stated, stage: Stage, tally: Tally) -> Certificate | None:
+def certify(
+    axiom: str, rule: WeightOperator, stated: Stated, stage: Stage, *, seed: int, tally: Tally
+) -> Certificate | None:
     """Return the certificate of a bound; None if no forecaster is declared, or another one is computed."""
-    form: Any = getattr(rule, "form", None)
-    kind = form.get("forecaster") if isinstance(form, Mapping) else None
+    kind = form_of(rule).get("forecaster")
     if stated.constant is not None or kind != ("bayes" if stated.rate is None else "fixed_share"):
         return None
-    n_teachers = 3 if stage.teachers is None else len(stage.teachers)
-    prior = stated.log_prior(stage.teachers_for(n_teachers)).exp().numpy()
-    n, worst = _largest_difference(rule, stated, stage, prior)
-    if not worst <= _EXACT:
-        tally.notes.append(f"it declares {kind}, but differs from it by {worst:.3g}")
+    seen = _compare(rule, stated, stage, seed)
+    if not seen.is_same:
+        tally.notes.append(f"it declares {kind}, but differs from it by {seen.worst:.3g}")
         return None
-    chance = np.random.default_rng(0)
+    teachers = stage.teachers_for(3)
+    chance, prior = np.random.default_rng(0), stated.log_prior(teachers).exp().numpy()
     numbers = {"axiom": axiom, "temperature": stated.temperature, "prior": prior.tolist(), "instances": []}
     numbers |= {} if stated.rate is None else {"rate": stated.rate}
     for n_positions in (3, 4, 5):
-        p = chance.integers(5, 96, size=(n_teachers, n_positions)) / 100
+        p = chance.integers(5, 96, size=(len(teachers), n_positions)) / 100
         weights = forecast(p, prior, stated.temperature, stated.rate)
-        numbers["instances"].append({"p": p.tolist(), "weights": weights.tolist()})
+        numbers["instances"].append({"p": p.tolist(), "weights": weights.tolist(), "loss": _loss(p, weights)})
     return Certificate(
         kind=KIND,
         claim=f"{kind}: {_CLAIMS[axiom]}; it loses at most {stated.told()} more",
-        premise=f"the rule computes the forecaster that it declares; it did so on {n} random rows",
+        premise=f"the rule computes the forecaster that it declares; {seen.told(seed)}",
         numbers=numbers,
     )
 
 
+def _loss(p: np.ndarray, weights: np.ndarray) -> float:
+    return -float(np.log((weights * p).sum(axis=0)).sum())
+
+
 @torch.no_grad()
-def _largest_difference(rule: WeightOperator, stated: Stated, stage: Stage, prior: np.ndarray) -> tuple[int, float]:
-    generator = torch.Generator().manual_seed(1)
-    logits = 2 * torch.randn(len(prior), 40, 12, generator=generator, dtype=DOUBLE)
-    labels = torch.zeros(40, 12, dtype=torch.long)
-    answers = weights_of(rule, Sequences(logits, labels, labels == 0), stage).exp().numpy()
-    p = Sequences(logits, labels, labels == 0).label_logprob(stage).exp().numpy()
-    each = [np.abs(answers[:, b] - forecast(p[:, b], prior, stated.temperature, stated.rate)).max() for b in range(40)]
-    return len(each), float(max(each))
+def _compare(rule: WeightOperator, stated: Stated, stage: Stage, seed: int) -> Comparison:
+    """Compare the rule with the forecaster on rows with and without changes of the best teacher and missing labels."""
+    generator, seen = torch.Generator().manual_seed(seed + 1), Comparison()
+    sizes = [*_SIZES, *drawn_sizes(generator, most_rows=TEACHERS[-1], most_columns=2 * _LONG, n=5)]
+    for n_wanted, n_positions in sizes:
+        teachers = stage.teachers_for(n_wanted)
+        prior = stated.log_prior(teachers).exp().numpy()
+        rows = random_rows(generator, len(teachers), 8, n_positions)
+        answers = weights_of(rule, rows, stage).exp().numpy()
+        for b, p in enumerate(rows.label_logprob(stage).exp().unbind(dim=1)):
+            expected = forecast(p.numpy(), prior, stated.temperature, stated.rate)
+            seen.add(answers[:, b], expected, teachers=len(teachers), positions=n_positions)
+    return seen
 
 
 @rechecks(KIND)
@@ -93,10 +111,12 @@ def recheck_forecaster(numbers: Numbers) -> bool:
 
 def _recheck_row(axiom: str, prior: np.ndarray, temperature: float, rate: float | None, stored: Numbers) -> bool:
     p, weights = (np.asarray(stored[name], dtype=float) for name in ("p", "weights"))
-    again = forecast(p, prior, temperature, rate)
-    if not ((p > 0) & (p <= 1)).all() or np.abs(again - weights).max() > _EXACT:
+    is_sound = bool(((p > 0) & (p <= 1)).all())
+    if not (is_sound and np.abs(forecast(p, prior, temperature, rate) - weights).max() <= _EXACT):
         return False
-    pooled = float(np.log((weights * p).sum(axis=0)).sum())
+    pooled = -_loss(p, weights)
+    if not abs(pooled + stored["loss"]) <= _EXACT:
+        return False
     if rate is None:
         # The product of (sum_k w_k p_k^(1/T))^T telescopes to (sum_k prior_k P_k^(1/T))^T.
         whole = temperature * math.log(float((prior * np.prod(p, axis=-1) ** (1 / temperature)).sum()))

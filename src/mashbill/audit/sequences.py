@@ -126,13 +126,26 @@ def losses(said: Tensor, log_weights: Tensor) -> tuple[Float[Tensor, " B"], Floa
     return -pooled.sum(dim=-1), -known.sum(dim=-1)
 
 
-def best_path_losses(said: Tensor, n_switches: int) -> Float[Tensor, " B"]:
-    """Return the least loss of any sequence of teachers with so many changes at most, by dynamic programming."""
-    known = -torch.where(said.isnan().any(dim=0), 0.0, said)
-    least = known.new_zeros(n_switches + 1, *known.shape[:-1])
-    for t in range(known.shape[-1]):
+def best_path_losses(said: Tensor, n_switches: int, first: Float[Tensor, " K"] | None = None) -> Float[Tensor, " B"]:
+    """Return the least loss of any sequence of teachers with so many changes at most, by dynamic programming.
+
+    Positions without a label are no positions: nothing changes there, nor before the first of the others.
+
+    Args:
+        said: Log-probabilities of the labels, ``[K B T]``, NaN without label.
+        n_switches: At most so many changes.
+        first: What it costs to begin with each teacher, in nats; nothing by default.
+    """
+    is_known = ~said.isnan().any(dim=0)
+    loss = -torch.where(is_known, said, 0.0)
+    least = loss.new_zeros(n_switches + 1, *loss.shape[:-1])
+    least = least if first is None else least + first[:, None]
+    has_begun = torch.zeros_like(is_known[:, 0])
+    for t in range(loss.shape[-1]):
         fewer = least[:-1].amin(dim=1, keepdim=True)
-        least = torch.cat([least[:1], torch.minimum(least[1:], fewer)]) + known[..., t]
+        moved = torch.cat([least[:1], torch.minimum(least[1:], fewer)])
+        least = torch.where(has_begun & is_known[:, t], moved, least) + loss[..., t]
+        has_begun = has_begun | is_known[:, t]
     return least[-1].amin(dim=0)
 
 
@@ -142,7 +155,8 @@ class Stated:
 
     Attributes:
         temperature: ``T >= 1`` of a posterior: at most ``T ln(1/prior_k)`` more than teacher ``k``.
-        rate: Of fixed share: ``ln(1/prior) - S ln(rate/K) - (n-1-S) ln(1 - rate + rate/K)`` with ``S`` changes.
+        rate: Of fixed share: ``ln(1/prior) - S ln(rate/K) - (n-1-S) ln(1 - rate + rate/K)`` with ``S`` changes and the
+            prior of the first teacher; :func:`mashbill.weights.regret.tracking_bound` derives it.
         prior: Weight of each teacher before any label, alike unless given.
         constant: A bound of the caller's own, in nats.
     """

@@ -10,7 +10,7 @@ It holds for the linear pool of these weights as they are: a guard, an order or 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -58,6 +58,7 @@ class Bayes:
 
     scale: ClassVar[Literal["token"]] = "token"
     needs: ClassVar[frozenset[str]] = frozenset({"label_logprob"})
+    form: ClassVar[Mapping[str, str]] = {"forecaster": "bayes"}
 
     def __post_init__(self) -> None:
         _require_prior(self.prior)
@@ -127,6 +128,7 @@ class FixedShare:
 
     scale: ClassVar[Literal["token"]] = "token"
     needs: ClassVar[frozenset[str]] = frozenset({"label_logprob"})
+    form: ClassVar[Mapping[str, str]] = {"forecaster": "fixed_share"}
 
     def __post_init__(self) -> None:
         _require_prior(self.prior)
