@@ -8,38 +8,18 @@ them. All are with ``MASHBILL_AUDIT=quick|standard|deep pytest tests/audit/test_
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from typing import cast
 
 import mutants
 import pytest
-import torch
 
 from mashbill import audit
-from mashbill.audit import subject
-from mashbill.audit.moods import Stage
-from mashbill.audit.supply import Budget, Effort, worlds
+from mashbill.audit.supply import Budget
 
 BUDGET = cast(Budget, os.environ.get("MASHBILL_AUDIT", "quick"))
 FEW = ("sum off by 1e-4 where all are sure", "numpy", "cut and divided by the sum")
 IS_WHOLE = "MASHBILL_AUDIT" in os.environ
 WHOLE = mutants.MUTANTS if IS_WHOLE else [one for one in mutants.MUTANTS if one.name in FEW] + mutants.MUTANTS[110::7]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def worlds_made_once() -> Iterator[None]:
-    """Every mutant is put into the same situations, and making them costs more than asking."""
-    made: dict[tuple, list] = {}
-
-    def remembered(stage: Stage, effort: Effort, generator: torch.Generator) -> list:
-        key = (stage, effort, generator.initial_seed())
-        if key not in made:
-            made[key] = list(worlds(stage, effort, generator))
-        return made[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(subject, "worlds", remembered)
-        yield
 
 
 def ids(mutant: mutants.Mutant) -> str:

@@ -258,7 +258,8 @@ def _disorder(rule: WeightOperator, case: Case, pairs_in: Callable[[str], Sequen
     worst = -1.0
     for index, name in enumerate(world.contexts):
         rows = world.context == index
-        for safer, less in pairs_in(name) if bool(rows.any()) else ():
+        pairs = [pair for pair in pairs_in(name) if max(pair) < len(weights)] if bool(rows.any()) else []
+        for safer, less in pairs:
             worst = max(worst, _most(weights[less, rows] - weights[safer, rows]))
     return worst - 1e-6
 
