@@ -72,7 +72,7 @@ def source(kernel, dtype: str, constants: dict) -> ASTSource:
     if "BLOCK" in kernel.arg_names:
         is_mixed = "KIND" in constants or constants.get("N_TOPK", 0) > 0
         constants = constants | {"BLOCK": host.MIX_BLOCK if is_mixed else host.READ_BLOCK}
-    n_dense = constants.get("N_DENSE", 0)
+    n_dense = max(1, constants.get("N_DENSE", 0))
     signature, aligned = {}, {}
     for place, name in enumerate(kernel.arg_names):
         if name in constants:

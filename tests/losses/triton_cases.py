@@ -264,3 +264,8 @@ def test_statistics(problem, dtype):
             torch.testing.assert_close(
                 getattr(found, name), getattr(known, name), rtol=2e-6, atol=2e-6, equal_nan=True, msg=name
             )
+
+
+def test_statistics_of_nothing():
+    found = triton.statistics(torch.zeros(2, 0, 5, device=DEVICE))
+    assert found.entropy.shape == (2, 0)

@@ -40,14 +40,16 @@ MIX_OPTIONS = READ_OPTIONS | {"maxnreg": 128}
 
 
 def is_available(device: torch.device) -> bool:
-    """Whether the kernels can run there: Triton is installed, and it is a GPU or Triton's interpreter is on.
+    """Whether the kernels can run there: Triton is installed, and it is an NVIDIA GPU or Triton's interpreter is on.
 
     >>> is_available(torch.device("meta"))
     False
     """
     if importlib.util.find_spec("triton") is None:
         return False
-    return device.type == "cuda" or (device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1")
+    return (device.type == "cuda" and torch.version.hip is None) or (
+        device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+    )
 
 
 def distillation_loss(
@@ -101,12 +103,14 @@ def statistics(logits: Float[Tensor, "*batch V"], *, labels: Int[Tensor, "*batch
     rows = logits.detach().reshape(-1, n_entries)
     out = torch.empty(5, len(rows), dtype=torch.float32, device=logits.device)
     wanted = None if labels is None else labels.reshape(-1).long().contiguous()
-    _kernels("triton_rows").measure_rows[(max(len(rows), 1),)](
-        *(rows, 0, rows.stride(0), wanted, out, len(rows), max(len(rows), 1), n_entries),
-        HAS_LABELS=wanted is not None,
-        BLOCK=_block(READ_BLOCK, n_entries),
-        **READ_OPTIONS,
-    )
+    kernels, grid = _kernels("triton_rows"), (len(rows),)
+    with torch.cuda.device_of(logits):
+        _ = len(rows) > 0 and kernels.measure_rows[grid](
+            *(rows, 0, rows.stride(0), wanted, out, len(rows), len(rows), n_entries),
+            HAS_LABELS=wanted is not None,
+            BLOCK=_block(READ_BLOCK, n_entries),
+            **READ_OPTIONS,
+        )
     entropy, gini, margin, max_logprob, label_logprob = out.view(5, *batch)
     entropy = entropy.clamp_min(0)
     blank = entropy.new_zeros(*batch, 0)
@@ -130,7 +134,8 @@ class _Loss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, job: _Job) -> tuple[Tensor, Tensor, Tensor]:
-        divergence, cross_entropy, grad = _launch(logits, job, wants_gradient=ctx.needs_input_grad[0])
+        with torch.cuda.device_of(logits):
+            divergence, cross_entropy, grad = _launch(logits, job, wants_gradient=ctx.needs_input_grad[0])
         objective = job.objective
         total = objective.divergence_weight * divergence.sum() + objective.cross_entropy_weight * cross_entropy.sum()
         ctx.mark_non_differentiable(divergence, cross_entropy)
@@ -158,11 +163,12 @@ def _scaled(ctx: Any, outer: Tensor | None) -> tuple[Tensor | None, None]:
     ctx.is_spent = True
     # The factor is looked at where it is: nothing is moved if it is 1, and the device does not stop.
     kernels, n_entries = _kernels("triton_mix"), saved.shape[-1]
-    kernels.scale_rows[(saved.shape[:2].numel(),)](
-        *(saved, *saved.stride()[:2], outer.float(), saved.shape[1], n_entries),
-        BLOCK=_block(READ_BLOCK, n_entries),
-        **READ_OPTIONS,
-    )
+    with torch.cuda.device_of(saved):
+        kernels.scale_rows[(saved.shape[:2].numel(),)](
+            *(saved, *saved.stride()[:2], outer.float(), saved.shape[1], n_entries),
+            BLOCK=_block(READ_BLOCK, n_entries),
+            **READ_OPTIONS,
+        )
     return saved, None
 
 
@@ -185,10 +191,11 @@ def _launch(logits: Tensor, job: _Job, *, wants_gradient: bool) -> tuple[Tensor,
         inv_temperature = 1 / objective.temperature
         rest = (0.0, 0.0) if objective.kind != "js" else (math.log(objective.beta), math.log1p(-objective.beta))
         target = logits if gradient is None else gradient
+        some = dense or [logits]  # a launch takes no empty tuple
         _kernels("triton_mix").mix_rows[(n_rows,)](
             *(logits, *logits.stride()[:2], target, *target.stride()[:2], counted, _flat(job.labels)),
-            *(divergence, cross_entropy, tuple(dense)),
-            *(tuple(one.stride(0) for one in dense), tuple(one.stride(1) for one in dense)),
+            *(divergence, cross_entropy, tuple(some)),
+            *(tuple(one.stride(0) for one in some), tuple(one.stride(1) for one in some)),
             *(packed.ids, packed.logprobs, packed.starts, records, job.log_weights.float().contiguous()),
             *(n_rows, n_positions, n_entries, packed.n_slots),
             *(inv_temperature, objective.divergence_weight * inv_temperature, objective.cross_entropy_weight),
