@@ -225,7 +225,7 @@ def test_a_run_is_audited_from_what_it_left(command, folder, stubbed):
         (["broken_module:x"], "cannot import `broken_module`: ModuleNotFoundError"),
         (["raising_module:x"], "cannot import `raising_module`: RuntimeError: oh dear"),
         (["gibs"], "no installed rule — did you mean `gibbs`?"),
-        (["own_rules.py"], "`own_rules:Name`"),
+        (["own_rules.py"], "write `own_rules.py:Name`"),
         (["recipe.yaml"], "no such file"),
         (["runs/first"], "there is no `runs/first`"),
         (["."], "a folder without a run in it"),

@@ -1,19 +1,19 @@
 """One call for every kind of operator: what it keeps, what it breaks, and what nobody could tell."""
 
-import inspect
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-from mashbill.audit.asked import axioms_of
-from mashbill.audit.axioms import require_axiom
+from mashbill.audit.asked import require_arguments, require_asked
+from mashbill.audit.calling import OperatorKind, called, kind_of, missing_options
+from mashbill.audit.legible import legible
 from mashbill.audit.moods import Stage
 from mashbill.audit.supply import Budget, require_budget
 from mashbill.audit.verdicts import CheckResult
 from mashbill.audit.weight_checks import check_weights
 from mashbill.progress import Progress, Silent
 
-OperatorKind = Literal["weights", "pool", "softening", "recursion", "sequence"]
+__all__ = ["OperatorKind", "check", "kind_of"]
 
 
 def check(
@@ -43,53 +43,36 @@ def check(
         progress: Shown one step an axiom.
 
     Raises:
-        ValueError: No such axiom, budget or kind, or the operator cannot be called.
+        TypeError: An argument is of the wrong type.
+        ValueError: No such axiom, budget or kind, no axiom of the operator's kind, or the operator cannot be called.
 
     >>> import torch
     >>> rule = lambda evidence: torch.log_softmax(-evidence.statistics.gini, dim=0)
     >>> [result.verdict for result in check(rule, name="surer", axioms=["token.III.1", "token.III.5"])]
     ['survived', 'falsified']
     """
-    for axiom in (*(axioms or ()), *(known or {})):
-        require_axiom(axiom)
+    require_arguments(axioms, known, seed)
     require_budget(budget)
+    if not isinstance(stage, Stage | None):
+        raise TypeError(f"stage={stage!r} must be a Stage, for example Stage(teachers=('a', 'b'))")
     if not callable(operator) or isinstance(operator, type):
-        raise ValueError(  # noqa: TRY004  # one kind of error for every argument
-            f"operator={operator!r} must be an operator that can be called, not a class or a value"
+        raise ValueError(  # noqa: TRY004  # one kind of error for every operator that cannot be audited
+            f"operator={called(operator)} must be an operator that can be called, not a class or a value"
         )
-    told = name or getattr(operator, "__name__", type(operator).__name__)
+    told = legible(name or getattr(operator, "__name__", type(operator).__name__))
     found = kind or kind_of(operator)
     if found not in get_args(OperatorKind):
         raise ValueError(f"kind={found!r} must be one of {', '.join(get_args(OperatorKind))}")
+    for absent in missing_options(operator, found):
+        help = f"give it with functools.partial(operator, {absent}=...)"
+        raise ValueError(f"operator={called(operator)} needs `{absent}`; {help}")
+    asked, reasons = require_asked(found, axioms), known or {}
     results = _checks(operator, found, name=told, axioms=axioms, stage=stage, budget=budget, seed=seed)
-    reasons = known or {}
+    complete = _complete(results, asked, name=told, seed=seed)
     return [
-        replace(result, known=reasons.get(result.axiom, ""))
-        for result in _shown(results, told, len(axioms_of(found, axioms)), progress or Silent())
+        replace(_legible(result), known=reasons.get(result.axiom, ""))
+        for result in _shown(complete, told, len(asked), progress or Silent())
     ]
-
-
-def kind_of(operator: Callable[..., Any]) -> OperatorKind:
-    """Tell an operator's kind by what it requires: evidence; log-probabilities and weights; a temperature.
-
-    A recursion's step looks like nothing else and has to be named.
-
-    Raises:
-        ValueError: It could be anything.
-    """
-    try:
-        parameters = inspect.signature(operator).parameters
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"operator={operator!r} does not tell its arguments; give kind=") from error
-    by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    required = [p for p in parameters.values() if p.kind in by_place and p.default is inspect.Parameter.empty]
-    if "temperature" in parameters:
-        return "softening"
-    if len(required) == 1:
-        return "weights"
-    if len(required) == 2:
-        return "pool"
-    raise ValueError(f"operator={operator!r} requires {len(required)} arguments; give kind=")
 
 
 def _checks(operator: Any, kind: str, *, name: str, stage: Stage | None, **options: Any) -> Iterable[CheckResult]:
@@ -111,6 +94,28 @@ def _checks(operator: Any, kind: str, *, name: str, stage: Stage | None, **optio
         from mashbill.audit.recursion_checks import check_recursion
 
         yield from check_recursion(operator, name=name, **options)
+
+
+def _complete(results: Iterable[CheckResult], asked: Sequence[str], *, name: str, seed: int) -> Iterator[CheckResult]:
+    """Yield the results; where the operator leaves the program, an error for each axiom that it leaves open."""
+    done = set()
+    try:
+        for result in results:
+            done.add(result.axiom)
+            yield result
+    except SystemExit as error:
+        reason = f"the operator raised SystemExit: {error}"
+        yield from (CheckResult(name, axiom, "error", reason, seed=seed) for axiom in asked if axiom not in done)
+
+
+def _legible(result: CheckResult) -> CheckResult:
+    """Return a result whose texts can be shown anywhere; parts of them are the operator's own words."""
+    proof, witness = result.certificate, result.witness
+    if proof is not None:
+        proof = replace(proof, claim=legible(proof.claim), premise=legible(proof.premise))
+    if witness is not None:
+        witness = replace(witness, told=legible(witness.told))
+    return replace(result, reason=legible(result.reason), certificate=proof, witness=witness)
 
 
 def _shown(results: Iterable[CheckResult], name: str, n_axioms: int, progress: Progress) -> Iterator[CheckResult]:

@@ -9,9 +9,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from mashbill.audit import check
-from mashbill.audit.asked import axioms_of
-from mashbill.audit.axioms import AXIOMS, require_axiom
-from mashbill.audit.checking import OperatorKind, kind_of
+from mashbill.audit.asked import axioms_of, require_arguments
+from mashbill.audit.axioms import AXIOMS
+from mashbill.audit.calling import OperatorKind, called, kind_of
 from mashbill.audit.moods import Stage
 from mashbill.audit.supply import Budget
 from mashbill.audit.verdicts import CheckResult
@@ -50,7 +50,7 @@ def parametrize_with_axioms(
 
     Raises:
         ValueError: No such axiom, no operator, or a known failure that is not asked.
-        TypeError: A class, or a value, stands among the operators.
+        TypeError: A class, or a value, stands among the operators, or an argument is of the wrong type.
         MashbillError: pytest is not installed.
 
     >>> import torch
@@ -64,10 +64,8 @@ def parametrize_with_axioms(
         import pytest
     except ImportError as error:
         raise MashbillError("parametrize_with_axioms needs pytest", help="install it with the tests") from error
-    reasons = dict(known or {})
-    for axiom in (*(axioms or ()), *reasons):
-        require_axiom(axiom)
-    cases = []
+    require_arguments(axioms, known, seed)
+    reasons, cases = dict(known or {}), []
     for operator in _operators(operators):
         audit = _Audit(operator, kind or kind_of(operator), axioms, {"budget": budget, "seed": seed, "stage": stage})
         cases += [AxiomCheck(audit, axiom) for axiom in audit.asked]
@@ -127,7 +125,7 @@ class _Audit:
     @cached_property
     def name(self) -> str:
         shown = repr(self.operator) if is_dataclass(self.operator) else ""
-        if 0 < len(shown) <= LONGEST_NAME and "\n" not in shown:
+        if 0 < len(shown) <= LONGEST_NAME and "\n" not in shown and " at 0x" not in shown:
             return shown
         return getattr(self.operator, "__name__", type(self.operator).__name__)
 
@@ -146,7 +144,9 @@ def _operators(operators: Sequence[Callable[..., Any]]) -> Sequence[Callable[...
         raise ValueError("operators=[] has nothing to audit")
     for place, operator in enumerate(operators):
         if isinstance(operator, type) or not callable(operator):
-            raise TypeError(f"operators[{place}]={operator!r} must be a rule, pool or softening that can be called")
+            raise TypeError(
+                f"operators[{place}]={called(operator)} must be a rule, pool or softening that can be called"
+            )
     return operators
 
 

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mashbill import plugins
+from mashbill.audit.leaving import no_exit
 from mashbill.errors import CorruptionError, MashbillError, Problem, RecipeError, did_you_mean
 from mashbill.train.check_data import read_sources
 from mashbill.train.check_weighting import Names, check_weighting
@@ -15,6 +16,7 @@ from mashbill.train.strict_yaml import parse
 
 if TYPE_CHECKING:
     from mashbill.audit.loading import Target
+    from mashbill.audit.moods import Stage
 
 MAX_ROWS = 20_000
 """Rows of a data file that are read for the names of tasks and contexts."""
@@ -37,16 +39,33 @@ class Opened:
     run: Path | None = None
 
 
-def open_targets(words: Sequence[str], modules: Sequence[str], settings: Sequence[str]) -> list[Opened]:
+def open_targets(
+    words: Sequence[str], modules: Sequence[str], settings: Sequence[str], stage: "Stage | None" = None
+) -> list[Opened]:
     """Open every target; nothing is audited before all of them are known to exist.
+
+    Args:
+        words: What stands on the command line.
+        modules: Modules with plug-ins.
+        settings: ``NAME=VALUE`` each.
+        stage: The names that operators were made for; recipes and runs have their own.
 
     Raises:
         MashbillError: A target does not exist, cannot be imported, or refuses its options.
         RecipeError: A recipe, or its data, is not as it should be.
     """
     for module in modules:
-        plugins.add_module(module)
-    return [_opened(word, settings) for word in dict.fromkeys(words)]
+        with no_exit(f"cannot import plug-in module `{module}`", "--plugin"):
+            plugins.add_module(module)
+    found = []
+    for word in dict.fromkeys(words):
+        with no_exit(f"`{word}` cannot be opened", word):
+            one = _opened(word, settings)
+        if stage is not None and one.kind != "operator":
+            what = f"`{word}` is a {one.kind}, which names its own teachers, tasks and contexts"
+            raise MashbillError(what, help="leave --teachers, --tasks and --contexts away")
+        found.append(one if stage is None else replace(one, target=replace(one.target, stage=stage)))
+    return found
 
 
 def _opened(word: str, settings: Sequence[str]) -> Opened:
@@ -68,8 +87,8 @@ def _opened(word: str, settings: Sequence[str]) -> Opened:
 
 def _advice(path: Path) -> str:
     if path.suffix == ".py":
-        return f"write `{path.stem}:Name`, from the folder that holds it"
-    return "write the path of a recipe (.yaml), the folder of a run, or `package.module:Name`"
+        return f"write `{path}:Name`"
+    return "write the path of a recipe (.yaml), the folder of a run, `file.py:Name` or `package.module:Name`"
 
 
 def _options(settings: Sequence[str]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from mashbill.audit.axioms import AXIOMS, Axiom
 from mashbill.audit.verdicts import VERDICTS, CheckResult
+from mashbill.cli.audit_targets import Opened
 
 NARROWEST = 30
 """Columns that a reason gets at least."""
@@ -37,12 +38,13 @@ def _rows(results: Sequence[CheckResult]) -> Iterator[tuple[str, str, str, str]]
 
 
 def _said(result: CheckResult) -> tuple[str, str]:
-    if result.known and _failed(result):
+    if result.known and failed(result):
         return f"{result.verdict} (known)", f"{result.reason}; known: {result.known}"
     return result.verdict, result.reason
 
 
-def _failed(result: CheckResult) -> bool:
+def failed(result: CheckResult) -> bool:
+    """Whether the axiom is broken or the operator failed, expected or not."""
     return result.verdict in ("falsified", "error")
 
 
@@ -55,14 +57,32 @@ def tally(results: Sequence[CheckResult]) -> str:
     """Return the counts of the verdicts and the judgement.
 
     >>> tally([])
-    'no axiom applies: conforming'
+    'no axiom applies: nothing to conform to'
     """
     counts = Counter(result.verdict for result in results)
     parts = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
     violated = [result.axiom for result in results if result.is_violated]
-    known = sum(_failed(result) for result in results) - len(violated)
-    judgement = f"violated: {len(violated)}" if violated else "conforming"
+    known = sum(failed(result) for result in results) - len(violated)
+    applied = any(result.verdict != "not applicable" for result in results)
+    judgement = f"violated: {len(violated)}" if violated else "conforming" if applied else "nothing to conform to"
     return f"{parts or 'no axiom applies'}: {judgement}{f', {known} known' if known else ''}"
+
+
+def advice_lines(opened: Opened, results: Sequence[CheckResult]) -> list[str]:
+    """Return what to do about findings that have a common cause."""
+    verdicts = {result.axiom: result.verdict for result in results if result.is_violated}
+    advice = []
+    if opened.loaded is not None and verdicts.get("token.III.5") == "falsified":
+        recipe = opened.loaded.recipe
+        if recipe.weighting.order is None:
+            scorecard = "" if recipe.data.scorecard else ", and `scorecard:` under `data`"
+            advice.append(f"the recipe states no safety order: add `order: scorecard` under `weighting`{scorecard}")
+        elif recipe.weighting.order != "scorecard":
+            advice.append("the order that is stated is not the certified one: `order: scorecard` under `weighting` is")
+    is_free = opened.kind == "operator" and opened.target.stage is None
+    if is_free and verdicts.get("contract.answer") == "falsified":
+        advice.append("if it is made for certain teachers, tasks or contexts, name them: --teachers 3, --tasks a,b")
+    return advice
 
 
 def _not_applicable(results: Sequence[CheckResult]) -> Iterator[str]:

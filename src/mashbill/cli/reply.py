@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mashbill.audit.legible import legible, strict
 from mashbill.errors import MashbillError
 
 
@@ -26,13 +27,18 @@ class Reply:
 
 def show(reply: Reply, *, as_json: bool) -> None:
     """Print a reply on standard output."""
-    print(json.dumps(reply.value, default=str) if as_json else "\n".join(reply.lines), flush=True)
+    print(_json(reply.value) if as_json else legible("\n".join(reply.lines)), flush=True)
 
 
 def show_error(error: MashbillError, *, as_json: bool) -> None:
     """Print an error: as text on standard error, or as ``{"error": ...}`` on standard output."""
     if as_json:
         facts = {"kind": type(error).__name__, "exit_code": error.exit_code, "message": error.render()}
-        print(json.dumps({"error": {**facts, **error.facts()}}, default=str))
+        print(_json({"error": {**facts, **error.facts()}}))
     else:
-        print(error.render(), file=sys.stderr)
+        print(legible(error.render()), file=sys.stderr)
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    """Return one line that any JSON reader takes; there is no NaN and no infinity in JSON."""
+    return json.dumps(strict(value), default=str, allow_nan=False)

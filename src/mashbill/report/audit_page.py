@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mashbill.audit.axioms import AXIOMS, Axiom
+from mashbill.audit.legible import legible, strict
 from mashbill.audit.verdicts import VERDICTS, CheckResult
 from mashbill.report.rendering import environment, style
 from mashbill.report.text import count, number, plural
@@ -118,7 +119,7 @@ def render(results: Sequence[CheckResult], *, guarantees: Mapping[str, Sequence[
     }
     engine = environment()
     engine.filters |= {"count": count, "number": number}
-    return engine.get_template("audit.html.j2").render(**values)
+    return legible(engine.get_template("audit.html.j2").render(**values))
 
 
 def _headline(operators: Sequence[Operator], violated: Sequence[CheckResult]) -> str:
@@ -180,7 +181,7 @@ def _look(verdict: str) -> str:
 
 
 def _json(values: Mapping[str, Any]) -> str:
-    text = json.dumps(values, ensure_ascii=False)
+    text = legible(json.dumps(strict(values), ensure_ascii=False, allow_nan=False))
     left_out = len(text) - MAX_CHARACTERS
     return text if left_out <= 0 else f"{text[:MAX_CHARACTERS]} ... and {count(left_out)} more characters"
 
