@@ -69,7 +69,11 @@ def cells(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
                 f"{_number(low)}-{_number(high)}",
                 _number(line["cpu_s"]),
                 ratio,
-                *[f"{100 * least[name] / middle:.0f}" for name in shares],
+                # A floor does one part of the work, and has a share in its own limit alone.
+                *[
+                    f"{100 * least[name] / middle:.0f}" if line["kind"] != "floor" or name == "products" else ""
+                    for name in shares
+                ],
                 "" if line["peak_mib"] is None else f"{line['peak_mib']:.0f}",
                 "" if line["gradient_error"] is None else f"{line['gradient_error']:.0e}",
             ]
