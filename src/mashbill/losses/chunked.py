@@ -84,7 +84,8 @@ def _scaled(ctx: Any, outer: Tensor | None) -> tuple[Tensor | None, None]:
 def _compute(logits: Tensor, job: _Job, *, wants_gradient: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     wide, n_entries = numerics.reduction_dtype(logits.dtype), logits.shape[-1]
     n_positions, objective = job.mask.numel(), job.objective
-    n_each = max(1, min(rows_at_once(n_entries, logits.device), n_positions))
+    n_each = rows_at_once(n_entries, logits.device) * (topk.N_CHUNKS if _has_lists_alone(job) else 1)
+    n_each = max(1, min(n_each, n_positions))
     buffers = torch.empty(_n_buffers(job), n_each, n_entries, dtype=wide, device=logits.device)
     divergence = torch.zeros(n_positions, dtype=wide, device=logits.device)
     cross_entropy = torch.zeros_like(divergence)
@@ -109,7 +110,17 @@ def _blank_gradient(logits: Tensor, mask: Tensor) -> Tensor:
 _GRADIENT = 0
 
 
+def _has_lists_alone(job: _Job) -> bool:
+    return topk.fits(job.teachers, job.objective, job.mask.device)
+
+
 def _n_buffers(job: _Job) -> int:
+    if _has_lists_alone(job):
+        return 1 + topk.needs_spare(job.objective, has_labels=job.labels is not None)
+    return _n_whole(job)
+
+
+def _n_whole(job: _Job) -> int:
     return 4 + gradient.n_spare(job.objective) + _needs_plain(job)
 
 
@@ -120,21 +131,21 @@ def _needs_plain(job: _Job) -> bool:
 
 def _chunk(logits: Tensor, rows: Rows, job: _Job, buffers: Tensor) -> tuple[Tensor, Tensor]:
     """Return divergence and cross-entropy of a chunk; its gradient is in ``buffers[_GRADIENT]``."""
-    if topk.fits(job.teachers, job.objective, logits.device):
+    if _has_lists_alone(job):
         return _captured(logits, rows, job, buffers)
     return _whole(logits, rows, job, buffers)
 
 
 def _captured(logits: Tensor, rows: Rows, job: _Job, buffers: Tensor) -> tuple[Tensor, Tensor]:
     """Do a chunk of teachers who all are lists, and again in whole what lists alone cannot do."""
-    out, spare = buffers[_GRADIENT], buffers[_GRADIENT + 1]
+    out, *more = buffers
     teachers = [here for here in (rows.take(one, like=out) for one in job.teachers) if isinstance(here, TopK)]
     weights = job.log_weights.index_select(1, rows.index)
     labels = None if job.labels is None else rows.select(job.labels)
-    done = topk.chunk(logits, teachers, weights, labels, objective=job.objective, out=out, spare=spare)
+    done = topk.chunk(logits, teachers, weights, labels, objective=job.objective, out=out, spare=next(iter(more), None))
     if len(done.hard) > 0:
         part = Rows(rows.index[done.hard], None, rows.n_positions)
-        again = torch.empty(len(buffers), *done.logits.shape, dtype=out.dtype, device=out.device)
+        again = torch.empty(_n_whole(job), *done.logits.shape, dtype=out.dtype, device=out.device)
         value, label_loss = _whole(done.logits, part, job, again)
         done.divergence.index_copy_(0, done.hard, value)
         done.cross_entropy.index_copy_(0, done.hard, label_loss)
