@@ -119,10 +119,11 @@ def test_rows_of_a_hard_kind_come_back_whole():
 
 @pytest.mark.parametrize("temperature", [0.1, 1.0, 20.0])
 @pytest.mark.parametrize("depth", [20.0, 60.0, 90.0, 300.0, 800.0])
+@pytest.mark.parametrize("sizes", [(5,), (5, 3, 5)])
 @pytest.mark.parametrize(("divergence", "tail"), COVERED)
-def test_a_student_that_leaves_nothing_to_shape_a_tail(divergence, tail, depth, temperature):
+def test_a_student_that_leaves_nothing_to_shape_a_tail(divergence, tail, sizes, depth, temperature):
     # exp(-depth / T) and less lies outside the lists: far below float32, and below float64.
-    case = build(drop=0)
+    case = build(sizes=sizes, drop=0)
     logits = case.logits.clone()
     for one in case.teachers:
         logits.scatter_(-1, one.ids, case.logits.gather(-1, one.ids) + depth)
