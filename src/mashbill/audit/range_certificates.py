@@ -76,7 +76,7 @@ def _certify_composed(operator: WeightOperator, sizes: Sequence[int]) -> Certifi
         reached = _product_range(parts, n_teachers)
         box = None if structure["bounds"] is None else list(_effective(n_teachers, *structure["bounds"]))
         finish = {"bounds": box, "guard": structure["guard"], "ordered": structure["ordered"]}
-        finish["room"] = room_of(n_teachers, box) if box and structure["guard"] == "squash" else None
+        finish["room"] = room_of(n_teachers, box) if box else None
         claimed = {"product": list(reached), "lowest": promise.lowest, "highest": promise.highest}
         cases.append({"n_teachers": n_teachers, "parts": parts, **finish, **claimed})
     last = cases[-1]
@@ -100,17 +100,18 @@ def _range_holds(case: Numbers) -> bool:
     product_low, product_high = _product_range(case["parts"], n)
     if max(abs(product_low - case["product"][0]), abs(product_high - case["product"][1])) > CLOSE:
         return False
-    if case["ordered"]:
+    if case["ordered"] and case["guard"] == "kl":
+        # Block means of logs; those of weights, which the other guards take, stay in the range.
         product_high = 1 - (n - 1) * product_low
     if case["bounds"] is None:
         expected = (product_low, product_high)
     else:
         w_min, w_max = case["bounds"]
+        rho = shrinking(n, case["bounds"], case["room"])
         if n * w_min > 1 + CLOSE or n * w_max < 1 - CLOSE:
             return False
         expected = _effective(n, w_min, w_max)
         if case["guard"] == "squash":
-            rho = shrinking(n, case["bounds"], case["room"])
             expected = ((1 - rho) / n + rho * product_low, (1 - rho) / n + rho * product_high)
         else:
             expected = _effective(n, max(expected[0], product_low), min(expected[1], product_high))

@@ -5,6 +5,7 @@ A verdict is data: it can be written to JSON, read back, and checked by somebody
 carries a witness that replays in three lines of Python. *Survived* says how hard was tried, and proves nothing.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -49,12 +50,21 @@ class Certificate:
     def recheck(self) -> bool:
         """Verify the proof from its numbers alone; a number that was changed makes this False."""
         verify = _RECHECKS.get(self.kind)
-        if verify is None:
+        if verify is None or not _is_finite(self.numbers):
             return False
         try:
             return bool(verify(self.numbers))
         except Exception:
             return False  # numbers that make no sense prove nothing, whatever they make of the verifier
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether no number within is NaN, which no comparison would notice, or infinite."""
+    if isinstance(value, Mapping):
+        return all(_is_finite(inner) for inner in value.values())
+    if isinstance(value, list | tuple):
+        return all(_is_finite(inner) for inner in value)
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ class _Audit:
         measure, rule = VIOLATIONS.get(axiom.id, _steepness), self._asked(axiom)
         case = shrink(case, lambda smaller: _still_exceeds(measure, rule, smaller), self.subject.stage)
         violation = measure(rule, case)
-        told = self.subject.unreadable or tell_case(self.subject.rule, axiom, case)
+        told = self.subject.unreadable or tell_case(rule, axiom, case)
         inputs = {"axiom": axiom.id, **case.to_json()}
         witness = Witness(told, inputs, violation, search, REPLAY)
         return replace(result, verdict="falsified", reason=told, witness=witness)
