@@ -191,7 +191,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         record = {**measure(arguments, form), "about": about(arguments)}
         print(tables.as_text(record), flush=True)
         records.append(record)
-    print(tables.LEGEND)
+    if arguments.mode == "table":
+        print(tables.LEGEND)
     if arguments.json:
         arguments.json.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
     return tables.status(records)
