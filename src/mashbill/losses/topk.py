@@ -1,4 +1,4 @@
-r"""The loss of captured teachers: ``K`` lists of ids with a tail each, which are never laid out over ``V``.
+"""The loss of captured teachers: ``K`` lists of ids with a tail each, which are never laid out over ``V``.
 
 Let ``U`` be the entries that some teacher stored at a position. Outside ``U`` every completed teacher is a constant
 times one shape ``h``: the softened student itself (``tail="student"``) or 1 (``tail="even"``). So the pool outside is
@@ -16,11 +16,11 @@ never normalised over the stored entries, and no entry is ever padded.
 **What the value means.** Take ``T = 1``, and let ``m_k`` be a teacher's tail mass, ``t`` the true shape of the tail,
 ``n`` its entries, ``e`` the even shape, ``r`` the student's. For *one* teacher:
 
-* ``tail="student"`` is the coarse-grained KL of (stored entries, tail as one bucket). A bucket more would change
-  nothing, so there is no such option. By the chain rule ``KL(p || p_S) - D = m KL(t || r)``: the value is at least 0,
+* ``tail="student"`` is the coarse-grained KL of (stored entries, tail as one bucket); a tail bucket as an option of its
+  own would be the same. By the chain rule ``KL(p || p_S) - D = m KL(t || r)``: the value is at least 0,
   a lower bound for every completion, exact if the tail is empty or lies as the student's does, and too small by
-  ``m ln(1 / min r)`` at most, which a tail on the student's least likely entry attains. The same holds as a lower bound
-  for all divergences of this family.
+  ``m ln(1 / min r)`` at most, which a tail on the student's least likely entry attains. It is a lower bound for
+  every convex ``f`` as well, by Jensen's inequality in the bucket.
 * ``tail="even"`` errs by ``KL(p || p_S) - D = m (KL(t || r) - KL(e || r))``, of either sign: a bound it is not.
 * Either completion is off in total variation by ``m TV(t, its shape) <= m``, and so the gradient ``p_S - q`` by twice
   that in l1, all of it on unstored entries.
@@ -30,10 +30,11 @@ For *several* teachers each one's own value is a lower bound of its own KL, so t
 others stored and fill there what the pool lacks. What bounds both from below is the coarse-grained KL over (entries
 that all teachers stored, one bucket). In total variation the pool is off by ``d <= sum_k w_k m_k``, in the gradient by
 ``2 d`` in l1, in the value by ``d (ln(V - 1) + max ln p_S - min ln p_S) + h(d)`` at most, with ``h`` the binary entropy
-in nats (Audenaert's inequality and Hoelder's).
+in nats (Audenaert's inequality and Hoelder's). Up to ``1 - 1/V`` it grows with
+``d``, so that the sum may stand for it.
 
 At other temperatures the smaller alphabet and ``D >= 0`` stay exact, and the pool is off by the larger of the two
-softened tail masses (:func:`mashbill.distributions.intervals.softened_tail_interval`), but a lower bound it is not: the
+softened tail masses (:func:`mashbill.distributions.softened_tail_interval`), but a lower bound it is not: the
 least costly shape is then another one.
 
 Not covered, and done over all of ``V`` instead: log-linear pools, even tails under divergences other than the forward
