@@ -15,8 +15,10 @@ from mashbill.audit.worlds import World
 from mashbill.shapes import Float, Tensor
 from mashbill.weights.evidence import Declared, Evidence, WeightOperator, needs_of
 
-NO_BOUND = 1e-9
-"""A rule that declares no bound and gives a weight below this over ``K`` has none worth the name."""
+NO_BOUND = 1e-6
+"""A rule that declares 0 for its lower bound, and gives a weight below this, has none."""
+NO_BOUND_SEEN = 1e-9
+"""A rule that declares nothing may be steep and bounded: below this over ``K`` it has none worth the name."""
 JUMP = 1e-6
 """A change of a weight between two situations 1e-12 of a path apart that is neither slope nor rounding."""
 ROUNDING = 1e-9
@@ -87,11 +89,12 @@ def silenced(rule: WeightOperator, case: Case) -> float:
 
 
 def out_of_bounds(rule: WeightOperator, case: Case) -> float:
-    """How far a weight leaves the declared bounds; without a lower one, how far it is below ``NO_BOUND / K``."""
+    """How far a weight leaves the declared bounds; without a lower one, how far it is below what passes for one."""
     promise = declared_by(rule, case.world.n_teachers)
-    if promise is None or promise.lowest <= 0:
-        return NO_BOUND / case.world.n_teachers - _least(weights_of(rule, case.world))
-    return out_of_range(rule, case)
+    if promise is not None and promise.lowest > 0:
+        return out_of_range(rule, case)
+    least = NO_BOUND_SEEN / case.world.n_teachers if promise is None else NO_BOUND
+    return least - _least(weights_of(rule, case.world))
 
 
 def out_of_range(rule: WeightOperator, case: Case) -> float:
