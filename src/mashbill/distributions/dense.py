@@ -45,6 +45,11 @@ class Dense:
         """``V``."""
         return self.logprobs.shape[-1]
 
+    @property
+    def positions(self) -> torch.Size:
+        """Shape of the positions, ``[B T]``."""
+        return self.logprobs.shape[:-1]
+
     def logprob_of(self, index: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """Return the log-probability of one entry a position, in nats."""
         return self.logprobs.gather(-1, index.unsqueeze(-1).long()).squeeze(-1)

@@ -44,6 +44,11 @@ class TopK:
         return cls(ids, kept, rest.logsumexp(dim=-1).clamp_min(numerics.LOG_ZERO), n_entries)
 
     @property
+    def positions(self) -> torch.Size:
+        """Shape of the positions, ``[B T]``."""
+        return self.logprobs.shape[:-1]
+
+    @property
     def n_used(self) -> Int[Tensor, "*batch"]:
         """Stored entries at each position."""
         return (self.ids >= 0).sum(dim=-1)

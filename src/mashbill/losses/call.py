@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-from mashbill.distributions.dense import Dense
-from mashbill.distributions.topk import TopK
 from mashbill.losses import chunked, reference
 from mashbill.losses.objective import DivergenceName, LossOutput, Objective, PoolName, Tail
+from mashbill.losses.rows import Answers
 from mashbill.shapes import Bool, Float, Int, Tensor
 
 Impl = Literal["auto", "reference", "chunked"]
@@ -15,7 +14,7 @@ Impl = Literal["auto", "reference", "chunked"]
 # Sizes are compared by hand in check_shapes, which says which of the arguments does not fit.
 def distillation_loss(
     student_logits: Float[Tensor, "B T V"],
-    teachers: Sequence[Dense | TopK],
+    teachers: Sequence[Answers],
     log_weights: Float[Tensor, "_ _ _"],
     *,
     mask: Bool[Tensor, "_ _"],
@@ -30,6 +29,7 @@ def distillation_loss(
     cross_entropy: float = 0.0,
     scale: float = 1.0,
     impl: Impl = "auto",
+    in_place: bool = False,
 ) -> LossOutput:
     """Loss of a student against the pool of its teachers, summed over the positions that count.
 
@@ -40,7 +40,8 @@ def distillation_loss(
 
     Args:
         student_logits: ``logits[:, t]`` is about ``labels[:, t]``; ``-inf`` masks an entry.
-        teachers: One distribution a position from each teacher, ``[B T ...]``, over the student's entries.
+        teachers: One distribution a position from each teacher, ``[B T ...]``, over the student's entries:
+            log-probabilities, logits of any dtype as they come, or top-k lists.
         log_weights: ``[K B T]`` or ``[K B 1]``, nats, exp-summing to 1 over ``K``; ``-inf`` switches a teacher off.
         mask: Positions that count, ``[B T]``.
         labels: ``[B T]``; ``-100`` means none, and such a position has only its divergence.
@@ -57,11 +58,15 @@ def distillation_loss(
             ``(total / n).backward()``; leave it at 1 for float16 logits, whose gradients it may underflow.
         impl: ``chunked`` is fast and small; ``reference`` is plain and gives ``log_weights`` a gradient; ``auto``
             is ``chunked`` unless the weights want a gradient.
+        in_place: Write the gradient over ``student_logits``, whose values are then lost: the loss needs next to no
+            memory above its inputs. For one backward pass, and for logits that nobody else reads; those that a
+            nonlinearity made, such as a soft cap, are read by its own backward pass, and PyTorch refuses then.
 
     Raises:
         ValueError: Sizes do not fit together, or an option is outside its range.
 
     >>> import torch
+    >>> from mashbill.distributions import Dense
     >>> student = torch.zeros(1, 1, 2, requires_grad=True)
     >>> teacher = Dense.from_probs(torch.tensor([[[0.75, 0.25]]]))
     >>> mask = torch.ones(1, 1, dtype=torch.bool)
@@ -81,13 +86,20 @@ def distillation_loss(
             "impl='chunked' gives log_weights no gradient; use impl='auto' or 'reference', or detach the weights"
         )
     plain = impl == "reference" or log_weights.requires_grad
-    run = reference.distillation_loss if plain else chunked.distillation_loss
-    return run(student_logits, teachers, log_weights, mask=mask, labels=labels, objective=objective)
+    if in_place and (plain or not student_logits.is_contiguous()):
+        raise ValueError("in_place=True needs the chunked implementation and contiguous student_logits")
+    if plain:
+        return reference.distillation_loss(
+            student_logits, teachers, log_weights, mask=mask, labels=labels, objective=objective
+        )
+    return chunked.distillation_loss(
+        student_logits, teachers, log_weights, mask=mask, labels=labels, objective=objective, in_place=in_place
+    )
 
 
 def check_shapes(
     student_logits: Tensor,
-    teachers: Sequence[Dense | TopK],
+    teachers: Sequence[Answers],
     log_weights: Tensor,
     *,
     mask: Tensor,
@@ -99,7 +111,7 @@ def check_shapes(
     if not teachers:
         raise ValueError("teachers=() must hold at least one teacher")
     for k, teacher in enumerate(teachers):
-        of_position = teacher.logprobs.shape[:-1]
+        of_position = teacher.positions
         if of_position != place or teacher.n_entries != n_entries:
             raise ValueError(
                 f"teachers[{k}] is [{_sizes(of_position)} V={teacher.n_entries}], "

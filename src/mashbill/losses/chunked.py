@@ -2,11 +2,11 @@
 
 For each chunk of rows: the student's distribution once, the teachers added up one after the other in place, the
 divergence and its gradient by logits. Memory above the inputs is the gradient, in the dtype of the logits, and a
-handful of chunks; never ``K`` distributions. The weights are constants here. Values and gradients are those of the
-reference up to rounding.
+handful of chunks a thread; never ``K`` distributions. The weights are constants here. Values and gradients are those of
+the reference up to rounding, and the same bit for bit with any number of threads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,11 @@ from torch.autograd.function import once_differentiable
 
 from mashbill import numerics
 from mashbill.distributions.dense import Dense
+from mashbill.distributions.scores import Logits
 from mashbill.distributions.topk import TopK
-from mashbill.losses import gradient, mixture, student, target, topk
+from mashbill.losses import gradient, mixture, parallel, student, target, topk
 from mashbill.losses.objective import LossOutput, Objective
-from mashbill.losses.rows import Rows, counted, rows_at_once
+from mashbill.losses.rows import Answers, Rows, counted, rows_at_once
 from mashbill.shapes import Bool, Float, Int, LogWeights, Tensor
 
 _LOST = 1e-24
@@ -29,25 +30,27 @@ _LOST = 1e-24
 class _Job:
     """Everything but the logits; ``log_weights`` has an entry for every position."""
 
-    teachers: Sequence[Dense | TopK]
+    teachers: Sequence[Answers]
     log_weights: Float[Tensor, "K N"]
     mask: Bool[Tensor, "B T"]
     labels: Int[Tensor, "B T"] | None
     objective: Objective
+    is_in_place: bool
 
 
 def distillation_loss(
     student_logits: Float[Tensor, "B T V"],
-    teachers: Sequence[Dense | TopK],
+    teachers: Sequence[Answers],
     log_weights: LogWeights,
     *,
     mask: Bool[Tensor, "B T"],
     labels: Int[Tensor, "B T"] | None,
     objective: Objective,
+    in_place: bool = False,
 ) -> LossOutput:
     """Return the loss of :func:`mashbill.losses.distillation_loss`; a gradient reaches the logits only."""
     each = log_weights.detach().expand(-1, *mask.shape).flatten(1)
-    job = _Job(teachers, each, mask, labels, objective)
+    job = _Job(teachers, each, mask, labels, objective, in_place)
     return LossOutput(*_Loss.apply(student_logits, job))
 
 
@@ -59,7 +62,8 @@ class _Loss(torch.autograd.Function):
         total, divergence, cross_entropy, grad = _compute(logits, job, wants_gradient=ctx.needs_input_grad[0])
         ctx.mark_non_differentiable(divergence, cross_entropy)
         ctx.set_materialize_grads(False)
-        if grad is not None:
+        ctx.taken = grad if job.is_in_place else None
+        if grad is not None and not job.is_in_place:
             ctx.save_for_backward(grad)
         return total, divergence, cross_entropy
 
@@ -73,6 +77,11 @@ def _scaled(ctx: Any, outer: Tensor | None) -> tuple[Tensor | None, None]:
     """Multiply the stored gradient; a second derivative is refused, for the stored one would make it zero."""
     if outer is None:
         return None, None
+    if not ctx.saved_tensors:
+        taken, ctx.taken = ctx.taken, None
+        if taken is None:
+            raise RuntimeError("in_place=True keeps one gradient for one backward pass; use in_place=False for more")
+        return taken.mul_(outer), None
     (saved,) = ctx.saved_tensors
     # Never in place: the graph may be kept and walked again. On the CPU a look at the factor costs nothing and often
     # saves the copy; elsewhere it would stop the device.
@@ -86,19 +95,48 @@ def _compute(logits: Tensor, job: _Job, *, wants_gradient: bool) -> tuple[Tensor
     n_positions, objective = job.mask.numel(), job.objective
     n_each = rows_at_once(n_entries, logits.device) * (topk.N_CHUNKS if _has_lists_alone(job) else 1)
     n_each = max(1, min(n_each, n_positions))
-    buffers = torch.empty(_n_buffers(job), n_each, n_entries, dtype=wide, device=logits.device)
     divergence = torch.zeros(n_positions, dtype=wide, device=logits.device)
     cross_entropy = torch.zeros_like(divergence)
-    grad = _blank_gradient(logits, job.mask) if wants_gradient else None
-    for rows in counted(job.mask, n_each=n_each):
-        here = buffers[:, : len(rows)]
-        distance, label_loss = _chunk(rows.select(logits), rows, job, here)
-        rows.store(distance, into=divergence)
-        rows.store(label_loss, into=cross_entropy)
-        if grad is not None:
-            rows.store(here[_GRADIENT], into=grad.view(-1, n_entries))
-    total = objective.divergence_weight * divergence.sum() + objective.cross_entropy_weight * cross_entropy.sum()
+    grad = None
+    if wants_gradient:
+        grad = logits.detach() if job.is_in_place else _blank_gradient(logits, job.mask)
+
+    def start() -> Callable[[Rows], None]:
+        buffers = torch.empty(_n_buffers(job), n_each, n_entries, dtype=wide, device=logits.device)
+
+        def work(rows: Rows) -> None:
+            first, *more = buffers[:, : len(rows)]
+            out = first if grad is None else _destination(grad, rows, job, spare=first)
+            distance, label_loss = _chunk(rows.select(logits), rows, job, [out, *more])
+            rows.store(distance, into=divergence)
+            rows.store(label_loss, into=cross_entropy)
+            if grad is not None and out is first:
+                rows.store(out, into=grad.view(-1, n_entries))
+
+        return work
+
+    parallel.spread(list(counted(job.mask, n_each=n_each)), start, device=logits.device)
+    if grad is not None and job.is_in_place and not bool(job.mask.all()):
+        grad.view(-1, n_entries)[~job.mask.flatten()] = 0
+    total = objective.divergence_weight * _sum(divergence) + objective.cross_entropy_weight * _sum(cross_entropy)
     return total, divergence.view(job.mask.shape), cross_entropy.view(job.mask.shape), grad
+
+
+def _destination(grad: Tensor, rows: Rows, job: _Job, *, spare: Tensor) -> Tensor:
+    """Return where a chunk's gradient is made: in its place if it can serve as a buffer, which saves a copy."""
+    is_taken = job.is_in_place and not _has_lists_alone(job)  # by the logits, which are read until the end
+    if rows.span is None or grad.dtype != spare.dtype or is_taken:
+        return spare
+    return grad.view(-1, grad.shape[-1])[rows.span[0] : rows.span[1]]
+
+
+def _sum(values: Float[Tensor, " N"]) -> Float[Tensor, ""]:
+    """Add up in an order that does not depend on the number of threads: each part by one of them."""
+    n_missing = -len(values) % _PART
+    return torch.nn.functional.pad(values, (0, n_missing)).view(-1, _PART).sum(dim=1).sum()
+
+
+_PART = 1024
 
 
 def _blank_gradient(logits: Tensor, mask: Tensor) -> Tensor:
@@ -129,14 +167,14 @@ def _needs_plain(job: _Job) -> bool:
     return job.objective.temperature != 1 and (shaped or job.labels is not None)
 
 
-def _chunk(logits: Tensor, rows: Rows, job: _Job, buffers: Tensor) -> tuple[Tensor, Tensor]:
+def _chunk(logits: Tensor, rows: Rows, job: _Job, buffers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Return divergence and cross-entropy of a chunk; its gradient is in ``buffers[_GRADIENT]``."""
     if _has_lists_alone(job):
         return _captured(logits, rows, job, buffers)
     return _whole(logits, rows, job, buffers)
 
 
-def _captured(logits: Tensor, rows: Rows, job: _Job, buffers: Tensor) -> tuple[Tensor, Tensor]:
+def _captured(logits: Tensor, rows: Rows, job: _Job, buffers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Do a chunk of teachers who all are lists, and again in whole what lists alone cannot do."""
     out, *more = buffers
     teachers = [here for here in (rows.take(one, like=out) for one in job.teachers) if isinstance(here, TopK)]
@@ -146,14 +184,14 @@ def _captured(logits: Tensor, rows: Rows, job: _Job, buffers: Tensor) -> tuple[T
     if len(done.hard) > 0:
         part = Rows(rows.index[done.hard], None, rows.n_positions)
         again = torch.empty(_n_whole(job), *done.logits.shape, dtype=out.dtype, device=out.device)
-        value, label_loss = _whole(done.logits, part, job, again)
+        value, label_loss = _whole(done.logits, part, job, list(again))
         done.divergence.index_copy_(0, done.hard, value)
         done.cross_entropy.index_copy_(0, done.hard, label_loss)
         out.index_copy_(0, done.hard, again[_GRADIENT])
     return done.divergence, done.cross_entropy
 
 
-def _whole(logits: Tensor, rows: Rows, job: _Job, buffers: Tensor) -> tuple[Tensor, Tensor]:
+def _whole(logits: Tensor, rows: Rows, job: _Job, buffers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Do a chunk with everything laid out over ``V``."""
     log_q, q, logprobs, probs, *more = buffers
     objective = job.objective
@@ -207,7 +245,7 @@ def _pool(logits: Tensor, rows: Rows, job: _Job, reading: student.StudentRows, *
     temperature = job.objective.temperature
     for teacher, log_weight in zip(job.teachers, weights, strict=True):
         here = rows.take(teacher, like=q)
-        if isinstance(here, Dense):
+        if isinstance(here, Dense | Logits):
             mixture.add_dense(q, here, log_weight, temperature=temperature, work=log_q)
         else:
             lost |= mixture.add_topk(q, here, log_weight, reading, temperature=temperature, tail=job.objective.tail)

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 import torch
 
 from mashbill import numerics
-from mashbill.distributions.dense import Dense
-from mashbill.distributions.topk import TopK
 from mashbill.losses import target
 from mashbill.losses.call import check_shapes
 from mashbill.losses.divergence import forward_kl
 from mashbill.losses.objective import PoolName, Tail
-from mashbill.losses.rows import Rows, counted, rows_at_once
+from mashbill.losses.rows import Answers, Rows, counted, rows_at_once
 from mashbill.shapes import Bool, Float, Int, Tensor
 
 
@@ -38,7 +36,7 @@ class Diagnostics:
 @torch.no_grad()
 def diagnose(
     student_logits: Float[Tensor, "B T V"],
-    teachers: Sequence[Dense | TopK],
+    teachers: Sequence[Answers],
     log_weights: Float[Tensor, "_ _ _"],
     *,
     mask: Bool[Tensor, "_ _"],
@@ -79,7 +77,7 @@ def diagnose(
     )
 
 
-def _one(teacher: Dense | TopK, rows: Rows, student: Tensor, tail: Tail) -> Tensor:
+def _one(teacher: Answers, rows: Rows, student: Tensor, tail: Tail) -> Tensor:
     return target.softened(rows.take(teacher, like=student), student, temperature=1.0, tail=tail)
 
 

@@ -8,17 +8,15 @@ from collections.abc import Sequence
 import torch
 
 from mashbill import numerics
-from mashbill.distributions.dense import Dense
-from mashbill.distributions.topk import TopK
 from mashbill.losses import target
 from mashbill.losses.objective import LossOutput, Objective
-from mashbill.losses.rows import Rows
+from mashbill.losses.rows import Answers, Rows
 from mashbill.shapes import Bool, Float, Int, LogWeights, Tensor
 
 
 def distillation_loss(
     student_logits: Float[Tensor, "B T V"],
-    teachers: Sequence[Dense | TopK],
+    teachers: Sequence[Answers],
     log_weights: LogWeights,
     *,
     mask: Bool[Tensor, "B T"],
@@ -43,7 +41,7 @@ def _divergence(
     logits: Float[Tensor, "R V"],
     logprobs: Float[Tensor, "R V"],
     rows: Rows,
-    teachers: Sequence[Dense | TopK],
+    teachers: Sequence[Answers],
     weights: Float[Tensor, "K R"],
     *,
     objective: Objective,

@@ -6,8 +6,12 @@ from dataclasses import dataclass
 import torch
 
 from mashbill.distributions.dense import Dense
+from mashbill.distributions.scores import Logits
 from mashbill.distributions.topk import TopK
 from mashbill.shapes import Bool, Float, Int, Tensor
+
+Answers = Dense | Logits | TopK
+"""What a teacher says at each position, in the forms that a loss takes."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +42,10 @@ class Rows:
             return flat[self.span[0] : self.span[1]]
         return flat.index_select(0, self.index.to(values.device))
 
-    def take(self, distribution: Dense | TopK, *, like: Tensor) -> Dense | TopK:
+    def take(self, distribution: Answers, *, like: Tensor) -> Answers:
         """Return the rows of a distribution, on the device of ``like``; top-k values also in its dtype."""
+        if isinstance(distribution, Logits):
+            return Logits(self.select(distribution.values).to(like.device))
         if isinstance(distribution, Dense):
             return Dense(self.select(distribution.logprobs).to(like.device))
         return TopK(
@@ -69,5 +75,5 @@ def counted(mask: Bool[Tensor, "B T"], *, n_each: int) -> Iterator[Rows]:
 
 def rows_at_once(n_entries: int, device: torch.device) -> int:
     """Return how many rows to work on together: what a core's cache holds, or what fills a large device."""
-    n_elements = 2**19 * torch.get_num_threads() if device.type == "cpu" else 2**25
+    n_elements = 2**18 if device.type == "cpu" else 2**25
     return max(1, n_elements // n_entries)

@@ -10,13 +10,14 @@ import torch
 
 from mashbill import numerics
 from mashbill.distributions.dense import Dense
+from mashbill.distributions.scores import Logits
 from mashbill.distributions.topk import TopK
 from mashbill.losses.objective import PoolName, Tail
 from mashbill.shapes import Float, Tensor
 
 
 def softened(
-    teacher: Dense | TopK, student: Float[Tensor, "R V"], *, temperature: float, tail: Tail
+    teacher: Dense | Logits | TopK, student: Float[Tensor, "R V"], *, temperature: float, tail: Tail
 ) -> Float[Tensor, "R V"]:
     """Log-probabilities of one teacher over all ``V`` at temperature ``T``.
 
@@ -30,7 +31,9 @@ def softened(
         temperature: ``T``.
         tail: Shape of a top-k teacher's tail.
     """
-    if isinstance(teacher, Dense):
+    if isinstance(teacher, Logits):
+        logprobs = numerics.log_softmax(teacher.values.to(student.dtype))
+    elif isinstance(teacher, Dense):
         logprobs = teacher.logprobs.to(student.dtype)
     else:
         logprobs = teacher.densify(like=student if tail == "student" else None).to(student.dtype)

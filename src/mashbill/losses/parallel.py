@@ -1,0 +1,61 @@
+"""Chunks of rows on several processor cores: one thread a chunk, and one core to each operation inside.
+
+Small operations that each use all cores wait for one another at every end; beside other programs they wait for a time
+slice of the scheduler, some hundred times longer than they work. Chunks do not wait. Their number does not depend on
+the number of threads, so neither does any bit of the result.
+"""
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+_Chunk = TypeVar("_Chunk")
+
+
+def spread(chunks: Sequence[_Chunk], start: Callable[[], Callable[[_Chunk], None]], *, device: torch.device) -> None:
+    """Work on all chunks, as many at a time as PyTorch has threads on the CPU, one after the other elsewhere.
+
+    Args:
+        chunks: What to work on; no two may write to the same place.
+        start: Returns a worker with buffers of its own; called once for each thread.
+        device: Where the chunks are.
+    """
+    n_threads = min(torch.get_num_threads(), len(chunks)) if device.type == "cpu" else 1
+    if n_threads <= 1:
+        work = start()
+        for chunk in chunks:
+            work(chunk)
+        return
+    left = iter(chunks)
+
+    @torch.no_grad()  # a thread of its own begins with gradients
+    def run() -> None:
+        work = start()
+        while (chunk := next(left, None)) is not None:
+            work(chunk)
+
+    wanted = torch.get_num_threads()
+    try:
+        running: list[Future[None]] = [_threads(n_threads).submit(run) for _ in range(n_threads)]
+        for one in running:
+            one.result()
+    finally:
+        torch.set_num_threads(wanted)  # The threads' own setting would be that of threads yet to come.
+
+
+@functools.cache
+def _threads(n_threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(n_threads, thread_name_prefix="mashbill-rows", initializer=_take_one_core)
+
+
+def _take_one_core() -> None:
+    torch.set_num_threads(1)
+
+
+# Threads do not survive a fork, and a pool without them would wait for ever.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_threads.cache_clear)
