@@ -124,8 +124,8 @@ def test_in_place_refuses_what_it_cannot_do():
     said = [Logits(one) for one in teachers]
     with pytest.raises(ValueError, match="in_place=True needs"):
         distillation_loss(student, said, weights, mask=mask, impl="reference", in_place=True)
+    turned = [Logits(one.transpose(0, 1)) for one in teachers]
     with pytest.raises(ValueError, match="in_place=True needs"):
-        turned = [Logits(one.transpose(0, 1)) for one in teachers]
         distillation_loss(student.transpose(0, 1), turned, weights.transpose(1, 2), mask=mask.T, in_place=True)
 
 

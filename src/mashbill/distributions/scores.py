@@ -81,6 +81,24 @@ class Projected:
             product = product + self.bias
         return capped(product * self.scale, self.softcap)
 
+    def at(self, states: Float[Tensor, "R D"], *, out: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
+        """Return the scores of some hidden states in ``out``; the product is taken in the dtype of the head."""
+        if states.dtype == out.dtype == self.weight.dtype:
+            torch.mm(states, self.weight.T, out=out)
+        else:
+            out.copy_(narrow_product(states, self.weight.T))
+        if self.bias is not None:
+            out.add_(self.bias)
+        if self.scale != 1:
+            out.mul_(self.scale)
+        return out if self.softcap is None else out.copy_(capped(out, self.softcap))
+
+
+def narrow_product(left: Float[Tensor, "R D"], right: Float[Tensor, "D V"]) -> Float[Tensor, "R V"]:
+    """Multiply in the narrower of two dtypes: it is the head's as a rule, and a head is never copied."""
+    narrow = left.dtype if left.element_size() < right.element_size() else right.dtype
+    return left.to(narrow) @ right.to(narrow)
+
 
 def capped(scores: Float[Tensor, "*shape"], softcap: float | None) -> Float[Tensor, "*shape"]:
     """Return ``c tanh(z / c)``, or ``z`` without a cap."""

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-from mashbill.losses import chunked, reference
+from mashbill.distributions.scores import Projected
+from mashbill.losses import chunked, linear, reference
 from mashbill.losses.objective import DivergenceName, LossOutput, Objective, PoolName, Tail
 from mashbill.losses.rows import Answers
 from mashbill.shapes import Bool, Float, Int, Tensor
@@ -13,7 +14,7 @@ Impl = Literal["auto", "reference", "chunked"]
 
 # Sizes are compared by hand in check_shapes, which says which of the arguments does not fit.
 def distillation_loss(
-    student_logits: Float[Tensor, "B T V"],
+    student_logits: Float[Tensor, "B T V"] | Projected,
     teachers: Sequence[Answers],
     log_weights: Float[Tensor, "_ _ _"],
     *,
@@ -39,9 +40,11 @@ def distillation_loss(
     even if they hold NaN. ``T^2`` keeps the size of the gradient about the same at every temperature.
 
     Args:
-        student_logits: ``logits[:, t]`` is about ``labels[:, t]``; ``-inf`` masks an entry.
+        student_logits: ``logits[:, t]`` is about ``labels[:, t]``; ``-inf`` masks an entry. Hidden states and a head as
+            :class:`mashbill.distributions.Projected` do as well: then the logits never exist in full, and gradients
+            reach hidden states, head and bias.
         teachers: One distribution a position from each teacher, ``[B T ...]``, over the student's entries:
-            log-probabilities, logits of any dtype as they come, or top-k lists.
+            log-probabilities, logits of any dtype as they come, hidden states and a head, or top-k lists.
         log_weights: ``[K B T]`` or ``[K B 1]``, nats, exp-summing to 1 over ``K``; ``-inf`` switches a teacher off.
         mask: Positions that count, ``[B T]``.
         labels: ``[B T]``; ``-100`` means none, and such a position has only its divergence.
@@ -86,6 +89,11 @@ def distillation_loss(
             "impl='chunked' gives log_weights no gradient; use impl='auto' or 'reference', or detach the weights"
         )
     plain = impl == "reference" or log_weights.requires_grad
+    if isinstance(student_logits, Projected):
+        if in_place:
+            raise ValueError("in_place=True needs student_logits, and hidden states with a head have none")
+        run, student = (reference, student_logits.logits()) if plain else (linear, student_logits)
+        return run.distillation_loss(student, teachers, log_weights, mask=mask, labels=labels, objective=objective)
     if in_place and (plain or not student_logits.is_contiguous()):
         raise ValueError("in_place=True needs the chunked implementation and contiguous student_logits")
     if plain:
@@ -98,7 +106,7 @@ def distillation_loss(
 
 
 def check_shapes(
-    student_logits: Tensor,
+    student_logits: Tensor | Projected,
     teachers: Sequence[Answers],
     log_weights: Tensor,
     *,
@@ -106,7 +114,9 @@ def check_shapes(
     labels: Tensor | None = None,
 ) -> None:
     """Raise ``ValueError`` unless all arguments are about the same ``B``, ``T``, ``V`` and ``K``."""
-    n_rows, n_positions, n_entries = student_logits.shape
+    is_projected = isinstance(student_logits, Projected)
+    n_rows, n_positions = student_logits.positions if is_projected else student_logits.shape[:2]
+    n_entries = student_logits.n_entries if is_projected else student_logits.shape[2]
     place = (n_rows, n_positions)
     if not teachers:
         raise ValueError("teachers=() must hold at least one teacher")

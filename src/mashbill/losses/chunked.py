@@ -27,8 +27,8 @@ _LOST = 1e-24
 
 
 @dataclass(frozen=True)
-class _Job:
-    """Everything but the logits; ``log_weights`` has an entry for every position."""
+class Job:
+    """Everything but the logits; ``log_weights`` has an entry for every position, ``N = B T``."""
 
     teachers: Sequence[Answers]
     log_weights: Float[Tensor, "K N"]
@@ -50,7 +50,7 @@ def distillation_loss(
 ) -> LossOutput:
     """Return the loss of :func:`mashbill.losses.distillation_loss`; a gradient reaches the logits only."""
     each = log_weights.detach().expand(-1, *mask.shape).flatten(1)
-    job = _Job(teachers, each, mask, labels, objective, in_place)
+    job = Job(teachers, each, mask, labels, objective, in_place)
     return LossOutput(*_Loss.apply(student_logits, job))
 
 
@@ -58,14 +58,14 @@ class _Loss(torch.autograd.Function):
     """Gradient in the forward pass; the backward pass only scales it."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, job: _Job) -> tuple[Tensor, Tensor, Tensor]:
-        total, divergence, cross_entropy, grad = _compute(logits, job, wants_gradient=ctx.needs_input_grad[0])
+    def forward(ctx: Any, logits: Tensor, job: Job) -> tuple[Tensor, Tensor, Tensor]:
+        value, divergence, cross_entropy, grad = compute(logits, job, wants_gradient=ctx.needs_input_grad[0])
         ctx.mark_non_differentiable(divergence, cross_entropy)
         ctx.set_materialize_grads(False)
         ctx.taken = grad if job.is_in_place else None
         if grad is not None and not job.is_in_place:
             ctx.save_for_backward(grad)
-        return total, divergence, cross_entropy
+        return value, divergence, cross_entropy
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, None]:
@@ -82,15 +82,19 @@ def _scaled(ctx: Any, outer: Tensor | None) -> tuple[Tensor | None, None]:
         if taken is None:
             raise RuntimeError("in_place=True keeps one gradient for one backward pass; use in_place=False for more")
         return taken.mul_(outer), None
-    (saved,) = ctx.saved_tensors
-    # Never in place: the graph may be kept and walked again. On the CPU a look at the factor costs nothing and often
-    # saves the copy; elsewhere it would stop the device.
-    if outer.device.type == "cpu" and outer.item() == 1:
-        return saved, None
-    return saved * outer, None
+    return scaled(ctx.saved_tensors, outer)[0], None
 
 
-def _compute(logits: Tensor, job: _Job, *, wants_gradient: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+def scaled(stored: Sequence[Tensor | None], outer: Tensor | None) -> list[Tensor | None]:
+    """Return stored gradients times a factor, never in place: the graph may be kept and walked again."""
+    # On the CPU a look at the factor costs nothing and often saves the copy; elsewhere it would stop the device.
+    if outer is None or (outer.device.type == "cpu" and outer.item() == 1):
+        return [None if outer is None else one for one in stored]
+    return [None if one is None else one * outer for one in stored]
+
+
+def compute(logits: Tensor, job: Job, *, wants_gradient: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Return total, divergence, cross-entropy and the gradient, over the logits if the job is in place."""
     wide, n_entries = numerics.reduction_dtype(logits.dtype), logits.shape[-1]
     n_positions, objective = job.mask.numel(), job.objective
     n_each = rows_at_once(n_entries, logits.device) * (topk.N_CHUNKS if _has_lists_alone(job) else 1)
@@ -118,11 +122,16 @@ def _compute(logits: Tensor, job: _Job, *, wants_gradient: bool) -> tuple[Tensor
     parallel.spread(list(counted(job.mask, n_each=n_each)), start, device=logits.device)
     if grad is not None and job.is_in_place and not bool(job.mask.all()):
         grad.view(-1, n_entries)[~job.mask.flatten()] = 0
-    total = objective.divergence_weight * _sum(divergence) + objective.cross_entropy_weight * _sum(cross_entropy)
-    return total, divergence.view(job.mask.shape), cross_entropy.view(job.mask.shape), grad
+    each = divergence.view(job.mask.shape), cross_entropy.view(job.mask.shape)
+    return total(divergence, cross_entropy, objective), *each, grad
 
 
-def _destination(grad: Tensor, rows: Rows, job: _Job, *, spare: Tensor) -> Tensor:
+def total(divergence: Float[Tensor, " N"], cross_entropy: Float[Tensor, " N"], objective: Objective) -> Tensor:
+    """Return the weighted sum, the same bit for bit with any number of threads."""
+    return objective.divergence_weight * _sum(divergence) + objective.cross_entropy_weight * _sum(cross_entropy)
+
+
+def _destination(grad: Tensor, rows: Rows, job: Job, *, spare: Tensor) -> Tensor:
     """Return where a chunk's gradient is made: in its place if it can serve as a buffer, which saves a copy."""
     is_taken = job.is_in_place and not _has_lists_alone(job)  # by the logits, which are read until the end
     if rows.span is None or grad.dtype != spare.dtype or is_taken:
@@ -148,33 +157,33 @@ def _blank_gradient(logits: Tensor, mask: Tensor) -> Tensor:
 _GRADIENT = 0
 
 
-def _has_lists_alone(job: _Job) -> bool:
+def _has_lists_alone(job: Job) -> bool:
     return topk.fits(job.teachers, job.objective, job.mask.device)
 
 
-def _n_buffers(job: _Job) -> int:
+def _n_buffers(job: Job) -> int:
     if _has_lists_alone(job):
         return 1 + topk.needs_spare(job.objective, has_labels=job.labels is not None)
     return _n_whole(job)
 
 
-def _n_whole(job: _Job) -> int:
+def _n_whole(job: Job) -> int:
     return 4 + gradient.n_spare(job.objective) + _needs_plain(job)
 
 
-def _needs_plain(job: _Job) -> bool:
+def _needs_plain(job: Job) -> bool:
     shaped = job.objective.tail == "student" and any(isinstance(one, TopK) for one in job.teachers)
     return job.objective.temperature != 1 and (shaped or job.labels is not None)
 
 
-def _chunk(logits: Tensor, rows: Rows, job: _Job, buffers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def _chunk(logits: Tensor, rows: Rows, job: Job, buffers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Return divergence and cross-entropy of a chunk; its gradient is in ``buffers[_GRADIENT]``."""
     if _has_lists_alone(job):
         return _captured(logits, rows, job, buffers)
     return _whole(logits, rows, job, buffers)
 
 
-def _captured(logits: Tensor, rows: Rows, job: _Job, buffers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def _captured(logits: Tensor, rows: Rows, job: Job, buffers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Do a chunk of teachers who all are lists, and again in whole what lists alone cannot do."""
     out, *more = buffers
     teachers = [here for here in (rows.take(one, like=out) for one in job.teachers) if isinstance(here, TopK)]
@@ -191,7 +200,7 @@ def _captured(logits: Tensor, rows: Rows, job: _Job, buffers: Sequence[Tensor]) 
     return done.divergence, done.cross_entropy
 
 
-def _whole(logits: Tensor, rows: Rows, job: _Job, buffers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def _whole(logits: Tensor, rows: Rows, job: Job, buffers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Do a chunk with everything laid out over ``V``."""
     log_q, q, logprobs, probs, *more = buffers
     objective = job.objective
@@ -218,7 +227,7 @@ def _whole(logits: Tensor, rows: Rows, job: _Job, buffers: Sequence[Tensor]) -> 
 def _divergence(
     logits: Tensor,
     rows: Rows,
-    job: _Job,
+    job: Job,
     reading: student.StudentRows,
     *,
     q: Tensor,
@@ -233,7 +242,7 @@ def _divergence(
     return gradient.of(objective, reading, q, log_q, weight=weight, more=more)
 
 
-def _pool(logits: Tensor, rows: Rows, job: _Job, reading: student.StudentRows, *, q: Tensor, log_q: Tensor) -> None:
+def _pool(logits: Tensor, rows: Rows, job: Job, reading: student.StudentRows, *, q: Tensor, log_q: Tensor) -> None:
     """Fill ``q`` and ``log_q`` with the pooled teachers."""
     if job.objective.pool == "log_linear":
         log_q.copy_(_log_space(logits, rows, job))
@@ -262,7 +271,7 @@ def _pool(logits: Tensor, rows: Rows, job: _Job, reading: student.StudentRows, *
         q.index_copy_(0, again, exact.exp())
 
 
-def _log_space(logits: Tensor, rows: Rows, job: _Job) -> Tensor:
+def _log_space(logits: Tensor, rows: Rows, job: Job) -> Tensor:
     """Return the pooled log-probabilities without underflow, by the plain functions."""
     plain = numerics.log_softmax(logits)
     each = (

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import torch
 
+from mashbill import numerics
 from mashbill.distributions.dense import Dense
-from mashbill.distributions.scores import Logits
+from mashbill.distributions.scores import Logits, Projected
 from mashbill.distributions.topk import TopK
 from mashbill.shapes import Bool, Float, Int, Tensor
 
-Answers = Dense | Logits | TopK
+Answers = Dense | Logits | Projected | TopK
 """What a teacher says at each position, in the forms that a loss takes."""
 
 
@@ -42,8 +43,12 @@ class Rows:
             return flat[self.span[0] : self.span[1]]
         return flat.index_select(0, self.index.to(values.device))
 
-    def take(self, distribution: Answers, *, like: Tensor) -> Answers:
+    def take(self, distribution: Answers, *, like: Tensor) -> Dense | Logits | TopK:
         """Return the rows of a distribution, on the device of ``like``; top-k values also in its dtype."""
+        if isinstance(distribution, Projected):
+            states = self.select(distribution.hidden).to(like.device)
+            wide = numerics.reduction_dtype(states.dtype)
+            return Logits(distribution.at(states, out=like.new_empty(len(self), distribution.n_entries, dtype=wide)))
         if isinstance(distribution, Logits):
             return Logits(self.select(distribution.values).to(like.device))
         if isinstance(distribution, Dense):

@@ -1,0 +1,157 @@
+"""Hidden states and heads in, on both sides: the numbers of the logits that they would make."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mashbill.distributions import Dense, Logits, Projected, TopK
+from mashbill.losses import distillation_loss, linear
+
+
+def noise(*sizes, seed=0, dtype=torch.float64):
+    return torch.randn(*sizes, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+SHAPE, WIDTH, V = (2, 7), 16, 211
+
+
+def heads(*, dtype=torch.float64, n_teachers=3, bias=True, **options):
+    """Return the student's parts and teachers by hidden states."""
+    student = (noise(*SHAPE, WIDTH, dtype=dtype), noise(V, WIDTH, seed=1, dtype=dtype) / 4)
+    student += (noise(V, seed=2, dtype=dtype) if bias else None,)
+    teachers = [
+        Projected(noise(*SHAPE, 8, seed=10 + k, dtype=dtype), noise(V, 8, seed=20 + k, dtype=dtype), **options)
+        for k in range(n_teachers)
+    ]
+    weights = torch.log_softmax(noise(n_teachers, *SHAPE, seed=5), dim=0)
+    mask = torch.rand(SHAPE, generator=torch.Generator().manual_seed(6)) < 0.7
+    labels = torch.randint(0, V, SHAPE, generator=torch.Generator().manual_seed(7))
+    return student, teachers, weights, mask, labels
+
+
+def solve(parts, teachers, weights, mask, *, as_logits=False, scale=1.0, softcap=None, **options):
+    leaves = [None if one is None else one.detach().clone().requires_grad_() for one in parts]
+    student = Projected(*leaves, scale, softcap)
+    loss = distillation_loss(student.logits() if as_logits else student, teachers, weights, mask=mask, **options)
+    loss.total.backward()
+    return loss, [None if one is None else one.grad for one in leaves]
+
+
+@pytest.fixture(params=["one chunk", "many chunks"])
+def memory(request, monkeypatch):
+    if request.param == "many chunks":
+        monkeypatch.setattr(linear, "MEMORY", 3 * 5 * V * 8)
+    return request.param
+
+
+@pytest.mark.usefixtures("memory")
+@pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "js", "total_variation"])
+@pytest.mark.parametrize(("scale", "softcap", "bias"), [(1.0, None, False), (0.5, None, True), (2.0, 3.0, True)])
+def test_values_and_gradients_are_those_of_the_logits(divergence, scale, softcap, bias):
+    student, teachers, weights, mask, labels = heads(bias=bias, softcap=softcap, scale=scale)
+    own = {"scale": scale, "softcap": softcap}
+    options = {"divergence": divergence, "temperature": 2.0, "labels": labels, "cross_entropy": 0.3} | own
+    loss, grads = solve(student, teachers, weights, mask, **options)
+    full = [Dense.from_logits(one.logits()) for one in teachers]
+    twin, exact = solve(student, full, weights, mask, as_logits=True, impl="reference", **options)
+    torch.testing.assert_close(loss.divergence, twin.divergence, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(loss.cross_entropy, twin.cross_entropy, rtol=1e-10, atol=1e-12)
+    for found, true in zip(grads, exact, strict=True):
+        assert (found is None) == (true is None)
+        if found is not None:
+            torch.testing.assert_close(found, true, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.usefixtures("memory")
+def test_teachers_of_every_kind_go_together():
+    student, teachers, weights, mask, _ = heads(n_teachers=4)
+    full = [one.logits() for one in teachers]
+    said = [teachers[0], Logits(full[1]), Dense.from_logits(full[2]), TopK.from_logprobs(full[3].log_softmax(-1), k=9)]
+    loss, grads = solve(student, said, weights, mask)
+    twin, exact = solve(student, said, weights, mask, as_logits=True, impl="reference")
+    torch.testing.assert_close(loss.total, twin.total)
+    for found, true in zip(grads, exact, strict=True):
+        torch.testing.assert_close(found, true, rtol=1e-9, atol=1e-11)
+    lists = [TopK.from_logprobs(one.log_softmax(-1), k=9) for one in full]
+    alone, twin = (solve(student, lists, weights, mask, as_logits=it)[0] for it in (False, True))
+    torch.testing.assert_close(alone.total, twin.total)
+
+
+def test_logits_of_the_student_meet_hidden_states_of_teachers():
+    student, teachers, weights, mask, _ = heads()
+    loss, grads = solve(student, teachers, weights, mask, as_logits=True)
+    twin, exact = solve(student, teachers, weights, mask, as_logits=True, impl="reference")
+    torch.testing.assert_close(loss.total, twin.total)
+    for found, true in zip(grads, exact, strict=True):
+        torch.testing.assert_close(found, true, rtol=1e-9, atol=1e-11)
+
+
+def test_weights_may_want_a_gradient():
+    student, teachers, weights, mask, _ = heads()
+    weights.requires_grad_()
+    solve(student, teachers, weights, mask)
+    assert weights.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_narrow_heads_lose_no_more_than_the_plain_way(dtype):
+    student, teachers, weights, mask, _ = heads(dtype=dtype)
+    _, grads = solve(student, teachers, weights, mask)
+    wide = [Projected(one.hidden.double(), one.weight.double()) for one in teachers]
+    _, exact = solve([one.double() for one in student], wide, weights, mask, as_logits=True, impl="reference")
+    leaves = [one.clone().requires_grad_() for one in student]
+    logits = leaves[0] @ leaves[1].T + leaves[2]
+    full = [Logits(one.hidden @ one.weight.T) for one in teachers]
+    distillation_loss(logits, full, weights, mask=mask, impl="reference").total.backward()
+    for found, leaf, true in zip(grads, leaves, exact, strict=True):
+        assert found.dtype == dtype
+        assert (found - true).norm() <= 1.2 * (leaf.grad - true).norm() + 1e-6 * true.norm()
+
+
+def test_nothing_counts_and_nobody_asks():
+    student, teachers, weights, mask, _ = heads()
+    loss, grads = solve(student, teachers, weights, torch.zeros_like(mask))
+    assert loss.total == 0
+    assert not any(one.any() for one in grads)
+    plain = distillation_loss(Projected(*student), teachers, weights, mask=mask)
+    assert not plain.total.requires_grad
+    again = distillation_loss(Projected(student[0].requires_grad_(), *student[1:]), teachers, weights, mask=mask)
+    torch.testing.assert_close(plain.total, again.total.detach())
+    for _ in range(2):
+        again.total.backward(retain_graph=True)
+
+
+def test_wrong_sizes_are_refused():
+    student, teachers, weights, mask, _ = heads()
+    with pytest.raises(ValueError, match="same width"):
+        Projected(student[0], teachers[0].weight)
+    with pytest.raises(ValueError, match="softcap"):
+        Projected(student[0], student[1], softcap=0.0)
+    with pytest.raises(ValueError, match="in_place=True needs student_logits"):
+        distillation_loss(Projected(*student), teachers, weights, mask=mask, in_place=True)
+    with pytest.raises(ValueError, match=r"teachers\[0\] is"):
+        distillation_loss(Projected(student[0][:1], *student[1:]), teachers, weights[:, :1], mask=mask[:1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's resettable high-water mark")
+@pytest.mark.parametrize("n_teachers", [1, 3])
+def test_memory_is_the_head_and_a_fixed_amount(n_teachers):
+    n, v, width = 512, 40_000, 32
+    student = [noise(1, n, width, dtype=torch.float32), noise(v, width, seed=1, dtype=torch.float32), None]
+    teachers = [Projected(student[0], student[1])] * n_teachers
+    weights = torch.full((n_teachers, 1, 1), 1 / n_teachers).log()
+    status = Path("/proc/self/status")
+
+    def field(name):
+        line = next(line for line in status.read_text().splitlines() if line.startswith(name))
+        return int(line.split()[1]) / 1024
+
+    def run():
+        solve(student, teachers, weights, torch.ones(1, n, dtype=torch.bool))
+
+    run()
+    Path("/proc/self/clear_refs").write_text("5")
+    before = field("VmRSS")
+    run()
+    assert field("VmHWM") - before <= 3 * v * width * 4 / 2**20 + 100
