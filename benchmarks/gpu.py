@@ -31,7 +31,7 @@ from harness.clock import quartiles
 from harness.forms import Inputs, Shape, double, make, naive
 
 from mashbill.distributions import Logits
-from mashbill.losses import triton
+from mashbill.losses import triton, triton_scope
 from mashbill.losses.objective import Objective
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -205,7 +205,7 @@ def show(record: dict[str, Any]) -> None:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--divergence", choices=triton.KINDS, default="forward_kl")
+    parser.add_argument("--divergence", choices=triton_scope.KINDS, default="forward_kl")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--rows", type=int, help="only shapes with this many positions")
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile, which takes a while")

@@ -19,7 +19,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from mashbill.losses import triton as host
-from mashbill.losses import triton_mix, triton_rows
+from mashbill.losses import triton_mix, triton_rows, triton_scope
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 SIZES = ("n_rows", "n_positions", "n_entries", "n_slots", "n_dense", "n_topk")
@@ -58,7 +58,7 @@ def variants() -> Iterator[tuple[str, object, str, dict]]:
         yield f"measure_rows {dtype}", triton_rows.measure_rows, dtype, {"HAS_LABELS": True}
         yield f"complete_rows {dtype}", triton_rows.complete_rows, dtype, {"IS_SHAPED": True, "CHUNK": 32}
         yield f"scale_rows {dtype}", triton_mix.scale_rows, dtype, {}
-        for kind in host.KINDS:
+        for kind in triton_scope.KINDS:
             for n_dense, n_topk in ((1, 0), (4, 0), (8, 0), (0, 4), (2, 2)):
                 if dtype == "fp32" and (n_dense, n_topk) not in ((4, 0), (0, 4)):
                     continue

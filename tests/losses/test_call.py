@@ -200,3 +200,8 @@ def test_a_row_of_weights_broadcasts_over_positions(problem):
 def test_the_package_is_lazy():
     code = "import sys, mashbill, mashbill.losses; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_triton_is_refused_by_name_where_it_cannot_run(problem):
+    with pytest.raises(ValueError, match="impl='triton' needs an NVIDIA GPU"):
+        problem().solve(impl="triton")

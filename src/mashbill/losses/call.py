@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 from mashbill.distributions.scores import Projected
-from mashbill.losses import chunked, linear, reference
+from mashbill.losses import chunked, linear, reference, triton, triton_scope
 from mashbill.losses.objective import DivergenceName, LossOutput, Objective, PoolName, Tail
 from mashbill.losses.rows import Answers
 from mashbill.shapes import Bool, Float, Int, Tensor
 
-Impl = Literal["auto", "reference", "chunked"]
+Impl = Literal["auto", "reference", "chunked", "triton"]
 
 
 # Sizes are compared by hand in check_shapes, which says which of the arguments does not fit.
@@ -60,7 +60,8 @@ def distillation_loss(
         scale: Factor on the total. ``scale=1/n`` and ``total.backward()`` need less memory than
             ``(total / n).backward()``; leave it at 1 for float16 logits, whose gradients it may underflow.
         impl: ``chunked`` is fast and small; ``reference`` is plain and gives ``log_weights`` a gradient; ``auto``
-            is ``chunked`` unless the weights want a gradient.
+            is ``chunked`` unless the weights want a gradient, or the logits are where ``triton`` has its kernels and
+            they cover the call.
         in_place: Write the gradient over ``student_logits``, whose values are then lost: the loss needs next to no
             memory above its inputs. For one backward pass, and for logits that nobody else reads; those that a
             nonlinearity made, such as a soft cap, are read by its own backward pass, and PyTorch refuses then.
@@ -84,23 +85,35 @@ def distillation_loss(
         raise ValueError(f"cross_entropy={cross_entropy!r} needs labels; pass labels=, or cross_entropy=0")
     if impl not in get_args(Impl):
         raise ValueError(f"impl={impl!r} must be one of {', '.join(get_args(Impl))}")
-    if impl == "chunked" and log_weights.requires_grad:
+    if impl in ("chunked", "triton") and log_weights.requires_grad:
         raise ValueError(
-            "impl='chunked' gives log_weights no gradient; use impl='auto' or 'reference', or detach the weights"
+            f"impl={impl!r} gives log_weights no gradient; use impl='auto' or 'reference', or detach the weights"
         )
     plain = impl == "reference" or log_weights.requires_grad
     if isinstance(student_logits, Projected):
         if in_place:
             raise ValueError("in_place=True needs student_logits, and hidden states with a head have none")
+        if impl == "triton":
+            raise ValueError("impl='triton' needs student_logits, and hidden states with a head have none")
         run, student = (reference, student_logits.logits()) if plain else (linear, student_logits)
         return run.distillation_loss(student, teachers, log_weights, mask=mask, labels=labels, objective=objective)
     if in_place and (plain or not student_logits.is_contiguous()):
-        raise ValueError("in_place=True needs the chunked implementation and contiguous student_logits")
+        raise ValueError("in_place=True needs contiguous student_logits and an implementation other than the reference")
     if plain:
         return reference.distillation_loss(
             student_logits, teachers, log_weights, mask=mask, labels=labels, objective=objective
         )
-    return chunked.distillation_loss(
+    kernels = impl == "triton" or (
+        impl == "auto"
+        and triton.is_available(student_logits.device)
+        and triton_scope.covers(student_logits, teachers, objective)
+    )
+    if impl == "triton" and not triton.is_available(student_logits.device):
+        raise ValueError(
+            f"impl='triton' needs an NVIDIA GPU and Triton, and student_logits is on {student_logits.device}; use "
+            "impl='auto', or pip install 'mashbill[triton]' there"
+        )
+    return (triton if kernels else chunked).distillation_loss(
         student_logits, teachers, log_weights, mask=mask, labels=labels, objective=objective, in_place=in_place
     )
 

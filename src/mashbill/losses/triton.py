@@ -27,10 +27,9 @@ from mashbill.distributions.statistics import Statistics
 from mashbill.distributions.topk import TopK
 from mashbill.losses import triton_topk
 from mashbill.losses.objective import LossOutput, Objective
+from mashbill.losses.triton_scope import require_covered, require_matrix, values_of
 from mashbill.shapes import Bool, Float, Int, LogWeights, Tensor
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-KINDS = ("forward_kl", "reverse_kl", "js")
 READ_BLOCK = 2048  # entries a program works on together
 MIX_BLOCK = 1024
 N_FIELDS = 7  # of a record; see triton_language
@@ -77,7 +76,7 @@ def distillation_loss(
         ValueError: The kernels do not cover an argument; the message names it.
         ModuleNotFoundError: Triton is not installed.
     """
-    _refuse(student_logits, teachers, objective)
+    require_covered(student_logits, teachers, objective)
     weights = log_weights.detach().expand(-1, *mask.shape).flatten(1)
     # In the order of the kernels: first what lies there in full, then what is listed.
     pairs = list(zip(teachers, weights, strict=True))
@@ -98,7 +97,7 @@ def statistics(logits: Float[Tensor, "*batch V"], *, labels: Int[Tensor, "*batch
         ValueError: The dtype of ``logits`` is none of float32, bfloat16 and float16.
         ModuleNotFoundError: Triton is not installed.
     """
-    _refuse_matrix("logits", logits, logits.device)
+    require_matrix("logits", logits, logits.device)
     *batch, n_entries = logits.shape
     rows = logits.detach().reshape(-1, n_entries)
     out = torch.empty(5, len(rows), dtype=torch.float32, device=logits.device)
@@ -177,7 +176,7 @@ def _launch(logits: Tensor, job: _Job, *, wants_gradient: bool) -> tuple[Tensor,
     objective, device, n_entries = job.objective, logits.device, logits.shape[-1]
     logits = logits.detach()
     n_rows, n_positions = job.mask.numel(), job.mask.shape[1]
-    dense = [_matrix(one) for one in job.teachers if not isinstance(one, TopK)]
+    dense = [values_of(one) for one in job.teachers if not isinstance(one, TopK)]
     packed = triton_topk.pack(
         [one for one in job.teachers if isinstance(one, TopK)], block=_block(MIX_BLOCK, n_entries), device=device
     )
@@ -252,38 +251,6 @@ def _block(most: int, n_entries: int) -> int:
 
 def _flat(labels: Tensor | None) -> Tensor | None:
     return None if labels is None else labels.flatten().long().contiguous()
-
-
-def _matrix(teacher: Dense | Logits) -> Float[Tensor, "B T V"]:
-    """Return a teacher's scores, ``[B T V]``."""
-    return (teacher.logprobs if isinstance(teacher, Dense) else teacher.values).detach()
-
-
-def _refuse(logits: Tensor, teachers: Sequence[Dense | Logits | Projected | TopK], objective: Objective) -> None:
-    """Raise ``ValueError`` for what the kernels do not cover."""
-    if objective.kind not in KINDS:
-        raise ValueError(f"divergence={objective.divergence!r} has no GPU kernel, only {', '.join(KINDS)} have")
-    if objective.pool != "linear":
-        raise ValueError(f"pool={objective.pool!r} has no GPU kernel, only 'linear' has")
-    if not objective.reads_teachers:
-        raise ValueError(f"cross_entropy={objective.cross_entropy!r} reads no teacher, and has no GPU kernel")
-    _refuse_matrix("student_logits", logits, logits.device)
-    for k, one in enumerate(teachers):
-        if isinstance(one, Projected):
-            raise ValueError(f"teachers[{k}] is Projected, which has no GPU kernel; pass Logits")  # noqa: TRY004  # a choice, not a mistake
-        if not isinstance(one, TopK):
-            _refuse_matrix(f"teachers[{k}]", _matrix(one), logits.device)
-        elif one.ids.device != logits.device:
-            raise ValueError(f"teachers[{k}] is on {one.ids.device}, but the GPU kernels need it on {logits.device}")
-
-
-def _refuse_matrix(name: str, values: Tensor, device: torch.device) -> None:
-    if values.dtype not in DTYPES:
-        raise ValueError(f"{name} is {values.dtype}, but the GPU kernels read float32, bfloat16 and float16")
-    if values.device != device:
-        raise ValueError(f"{name} is on {values.device}, but the GPU kernels need it on {device}")
-    if values.stride(-1) != 1 and values.shape[-1] > 1:
-        raise ValueError(f"{name} does not hold the entries of a position side by side; call .contiguous()")
 
 
 def _kernels(name: str) -> Any:
