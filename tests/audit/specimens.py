@@ -4,7 +4,7 @@ The sound rule is written here and not taken from the package, so that a fault o
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -223,3 +223,15 @@ class DeafIn:
         if self.n_pairs:
             orders = {name: pairs[: self.n_pairs] for name, pairs in orders.items()}
         return self.rule(replace(evidence, orders=orders))
+
+
+def changed(value: Any) -> Iterator[Any]:
+    """Yield copies of JSON with one number changed, whole or not."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from ({**value, key: other} for other in changed(inner))
+    elif isinstance(value, list | tuple):
+        for place, inner in enumerate(value):
+            yield from ([*value[:place], other, *value[place + 1 :]] for other in changed(inner))
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield from (value + 1, value - 0.01, math.nan, math.inf)

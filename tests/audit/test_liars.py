@@ -2,12 +2,13 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from audit.specimens import changed
 from mutants import MUTANTS
 
 import mashbill as mb
@@ -101,18 +102,6 @@ def test_both_declared_bounds_are_held() -> None:
     low = Says(lambda evidence: torch.linspace(0, 9, evidence.n_teachers).reshape(-1, 1, 1) + 0 * gini(evidence))
     low.promise = Declared(1e-9, 0.3, None, "teacher probabilities, l1", "hope")
     assert only(low, "token.III.3").verdict == "falsified"
-
-
-def changed(value: Any) -> Iterator[Any]:
-    """Yield copies of JSON with one number changed, whole or not."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from ({**value, key: other} for other in changed(inner))
-    elif isinstance(value, list | tuple):
-        for place, inner in enumerate(value):
-            yield from ([*value[:place], other, *value[place + 1 :]] for other in changed(inner))
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield from (value + 1, value - 0.01, math.nan, math.inf)
 
 
 @pytest.mark.parametrize("guard", ["kl", "l2", "squash"])

@@ -1,12 +1,13 @@
 """The audit of weight rules: right verdicts, witnesses that replay, proofs that notice a changed number."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from audit.specimens import changed
 
 import mashbill as mb
 from mashbill.audit.axioms import AXIOMS
@@ -49,18 +50,6 @@ def test_a_finished_product_is_certified_in_all_that_its_structure_implies(finis
     assert certified == set(CERTIFIABLE)
     for result in finished:
         assert result.verdict == "not applicable" or result.reason
-
-
-def changed(value: Any) -> Iterator[Any]:
-    """Yield copies of JSON with one number changed."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from ({**value, key: other} for other in changed(inner))
-    elif isinstance(value, list | tuple):
-        for place, inner in enumerate(value):
-            yield from ([*value[:place], other, *value[place + 1 :]] for other in changed(inner))
-    elif isinstance(value, float):
-        yield value + 0.01
 
 
 def test_every_certificate_holds_and_notices_a_changed_number(finished: list[CheckResult]) -> None:
