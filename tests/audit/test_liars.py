@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from mutants import MUTANTS
 import mashbill as mb
 from mashbill.audit.checking import check
 from mashbill.audit.moods import Stage
+from mashbill.audit.replaying import replay
 from mashbill.audit.verdicts import CheckResult
 from mashbill.weights import EntropySoftmax, InverseVariance
 from mashbill.weights.evidence import Declared, Evidence
@@ -186,3 +188,32 @@ def test_a_memory_is_blamed_on_nothing_else(name: str) -> None:
     axioms = ["contract.state", "contract.rows", "contract.permutation", "composition.student", "token.III.4"]
     results = check(mutant.make(), kind="weights", axioms=axioms, stage=mutant.stage)
     assert [one.axiom for one in results if one.is_violated] == ["contract.state"]
+
+
+def test_a_memory_without_copies_is_found_before_it_is_full() -> None:
+    class Counts:
+        needs = frozenset({"gini"})
+
+        def __init__(self) -> None:
+            self.lock, self.n_calls = threading.Lock(), 0  # a lock has no copy
+
+        def __call__(self, evidence: Evidence, /) -> torch.Tensor:
+            with self.lock:
+                self.n_calls += 1
+            return torch.log_softmax((1 if self.n_calls <= 5 else 2) * gini(evidence), dim=0)
+
+    results = check(Counts(), kind="weights", axioms=["contract.state", "contract.rows", "contract.permutation"])
+    (state,) = (one for one in results if one.axiom == "contract.state")
+    assert state.verdict == "falsified"
+    assert state.witness is not None
+    assert replay(state.witness, Counts()) > 0
+    assert [one.axiom for one in results if one.is_violated] == ["contract.state"]
+
+
+def test_what_is_told_of_bounds_is_what_was_measured() -> None:
+    def silent(evidence: Evidence, /) -> torch.Tensor:
+        return torch.log_softmax(-60 * evidence.statistics.gini, dim=0)
+
+    assert "below 1e-09 / K = 5e-10, and no bound is declared" in only(silent, "token.III.3").reason
+    declares = Says(silent, Declared(0.0, 1.0, None, "teacher probabilities, l1", "none"))
+    assert "below 1e-06, and no bound above 0 is declared" in only(declares, "token.III.3").reason

@@ -87,6 +87,16 @@ def test_logits_of_the_student_meet_hidden_states_of_teachers():
         torch.testing.assert_close(found, true, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("impl", ["auto", "reference"])
+@pytest.mark.parametrize("as_logits", [False, True])
+def test_heads_of_teachers_are_constants_even_as_parameters(impl, as_logits):
+    student, teachers, weights, mask, _ = heads()
+    learning = [Projected(one.hidden, one.weight.clone().requires_grad_()) for one in teachers]
+    loss, _ = solve(student, learning, weights, mask, impl=impl, as_logits=as_logits)
+    torch.testing.assert_close(loss.total, solve(student, teachers, weights, mask)[0].total)
+    assert not any(one.weight.grad is not None for one in learning)
+
+
 def test_weights_may_want_a_gradient():
     student, teachers, weights, mask, _ = heads()
     weights.requires_grad_()

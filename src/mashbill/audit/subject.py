@@ -1,6 +1,5 @@
 """An operator under audit: what it declares, where its axioms apply, and the situations that it is put into."""
 
-import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -9,7 +8,7 @@ import torch
 
 from mashbill.audit import range_certificates
 from mashbill.audit.axioms import Axiom
-from mashbill.audit.faults import FAULTS, raised
+from mashbill.audit.faults import FAULTS, copied, raised
 from mashbill.audit.moods import Stage
 from mashbill.audit.situations import Case
 from mashbill.audit.supply import Effort, worlds
@@ -156,14 +155,6 @@ class Subject:
 def _is_of_compositions(axiom: Axiom) -> bool:
     """Whether an axiom is asked of compositions only; whether a rule follows the student is asked of all."""
     return axiom.kind == "composition" and axiom.id != "composition.student"
-
-
-def copied(rule: WeightOperator) -> WeightOperator:
-    """Return a copy of an operator; the operator itself if its parts have no copies."""
-    try:
-        return copy.deepcopy(rule)
-    except FAULTS:
-        return rule
 
 
 class Forgetful:

@@ -1,18 +1,19 @@
 """A counter-example in one line: what the rule read, what it answered, and which number breaks the axiom."""
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
 
 from mashbill.audit.axioms import Axiom
+from mashbill.audit.faults import FAULTS, copied, named
 from mashbill.audit.situations import Case
 from mashbill.audit.violations import (
-    NO_BOUND,
+    NO_BOUND_SEEN,
     ask,
     changes_evidence,
     declared_by,
+    least_that_passes,
     stated_pairs,
     weights_of,
 )
@@ -20,7 +21,6 @@ from mashbill.audit.worlds import OPTIONAL, World
 from mashbill.shapes import Tensor
 from mashbill.weights.evidence import Evidence, WeightOperator, needs_of
 
-_RAISED = (Exception, SystemExit)
 _ORDINARY = ("entropy", "margin", "max_logprob")
 """What is shown of the evidence of a rule that does not say what it reads, where teachers differ in it."""
 _MOST = 6
@@ -37,15 +37,13 @@ class Place(NamedTuple):
 def tell_case(rule: WeightOperator, axiom: Axiom, case: Case) -> str:
     """Return a counter-example in one line: what the rule read, what it answered, and what is wrong with that."""
     try:
-        ask(_copied(rule), case.world)  # a memory has not been asked by this
-    except _RAISED as error:  # whatever the operator's own code raises
-        told = str(error).strip().splitlines()
-        said = f"{type(error).__name__}{': ' + told[0] if told else ''}"[:120]
-        return f"{describe(rule, case.world, Place())} raises {said}"
+        ask(copied(rule), case.world)  # a memory has not been asked by this
+    except FAULTS as error:
+        return f"{describe(rule, case.world, Place())} raises {named(error)[:120]}"
     tell = _TELLS.get(axiom.id) or _TELLS.get(axiom.title) or _tell_plain
     try:
         return tell(rule, axiom, case)
-    except _RAISED:  # one that answers only sometimes; what cannot be told in full is still a counter-example
+    except FAULTS:  # one that answers only sometimes; what cannot be told in full is still a counter-example
         return f"{describe(rule, case.world, Place())} breaks it; the inputs are in the witness"
 
 
@@ -83,9 +81,11 @@ def _tell_sum(rule: WeightOperator, _axiom: Axiom, case: Case) -> str:
 def _tell_bound(rule: WeightOperator, axiom: Axiom, case: Case) -> str:
     weights = weights_of(rule, case.world)
     promise = declared_by(rule, case.world.n_teachers)
-    if promise is None or (promise.lowest <= 0 and axiom.kind == "weights"):
-        limit = NO_BOUND / case.world.n_teachers
-        tail, place = f"below {NO_BOUND:g} / K = {limit:.3g}, and no bound is declared", _worst(-weights.amin(dim=0))
+    least = least_that_passes(promise, case.world.n_teachers)
+    if promise is None or (least is not None and axiom.kind == "weights"):
+        limit = f"{least:g}" if promise is not None else f"{NO_BOUND_SEEN:g} / K = {least:.3g}"
+        declared = "no bound" if promise is None else "no bound above 0"
+        tail, place = f"below {limit}, and {declared} is declared", _worst(-weights.amin(dim=0))
     else:
         tail = f"declared are {promise.lowest:.6g} to {promise.highest:.6g}"
         place = _worst(torch.maximum(promise.lowest - weights.amin(dim=0), weights.amax(dim=0) - promise.highest))
@@ -153,9 +153,9 @@ def _tell_permutation(rule: WeightOperator, _axiom: Axiom, case: Case) -> str:
 
 
 def _tell_state(rule: WeightOperator, _axiom: Axiom, case: Case) -> str:
-    own = _copied(rule)
+    own = copied(rule)
     first = ask(own, case.world).double().exp()
-    if changes_evidence(_copied(rule), case) > 0:
+    if changes_evidence(copied(rule), case) > 0:
         place = _worst(first.amax(dim=0))
         return f"{_gives(rule, case.world, first, place)}, and the call changes the evidence"
     last = first
@@ -250,13 +250,6 @@ def _worst(amounts: Tensor) -> Place:
     """Return where ``[B T]`` is largest."""
     index = int(amounts.nan_to_num(-torch.inf, torch.inf, -torch.inf).argmax())
     return Place(*divmod(index, amounts.shape[1]))
-
-
-def _copied(rule: WeightOperator) -> WeightOperator:
-    try:
-        return copy.deepcopy(rule)
-    except _RAISED:  # whatever the rule's own parts raise
-        return rule
 
 
 def _read(evidence: Evidence, name: str, place: Place) -> Iterator[Tensor]:

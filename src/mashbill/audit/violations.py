@@ -4,12 +4,11 @@ Faults are kept apart: where an axiom is not about sums, weights are divided by 
 give a NaN or an exception count for the axioms on those alone.
 """
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from mashbill.audit.faults import FAULTS
+from mashbill.audit.faults import FAULTS, copied
 from mashbill.audit.situations import Case
 from mashbill.audit.worlds import World
 from mashbill.shapes import Float, Tensor
@@ -90,11 +89,16 @@ def silenced(rule: WeightOperator, case: Case) -> float:
 
 def out_of_bounds(rule: WeightOperator, case: Case) -> float:
     """How far a weight leaves the declared bounds; without a lower one, how far it is below what passes for one."""
-    promise = declared_by(rule, case.world.n_teachers)
-    if promise is not None and promise.lowest > 0:
-        return out_of_range(rule, case)
-    least = NO_BOUND_SEEN / case.world.n_teachers if promise is None else NO_BOUND
-    return least - _least(weights_of(rule, case.world))
+    n_teachers = case.world.n_teachers
+    least = least_that_passes(declared_by(rule, n_teachers), n_teachers)
+    return out_of_range(rule, case) if least is None else least - _least(weights_of(rule, case.world))
+
+
+def least_that_passes(promise: Declared | None, n_teachers: int) -> float | None:
+    """Return what passes for a lower bound where none above 0 is declared; None where one is."""
+    if promise is None:
+        return NO_BOUND_SEEN / n_teachers
+    return None if promise.lowest > 0 else NO_BOUND
 
 
 def out_of_range(rule: WeightOperator, case: Case) -> float:
@@ -170,10 +174,7 @@ def remembers(rule: WeightOperator, case: Case) -> float:
 
     A copy is asked, so that the rule is as it was for whoever asks next. 1 if a call changes the evidence itself.
     """
-    try:
-        own = copy.deepcopy(rule)
-    except FAULTS:
-        own = rule
+    own = copied(rule)
     first = _as_weights(ask(own, case.world))
     between = case.world if case.other is None else case.other
     worst = changes_evidence(own, case)

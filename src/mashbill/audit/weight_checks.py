@@ -64,12 +64,16 @@ def check_weights(
     """
     subject = Subject(rule, name, stage or Stage(), require_budget(budget), seed)
     audit = _Audit(subject)
-    if not subject.unusable and _has_memory(subject):
+    remembered = None if subject.unusable else _memory(subject)
+    if remembered is not None:
         # Asked as it is, it would break whatever compares two answers.
         audit = _Audit(replace(subject, rule=Forgetful(subject.fresh)))
     for axiom in AXIOMS.values():
         if axiom.kind in KINDS and (axioms is None or axiom.id in axioms):
-            yield (_Audit(subject) if axiom.id == "contract.state" else audit).verdict(axiom)
+            if axiom.id == "contract.state" and remembered is not None:
+                yield _Audit(subject).remembering(axiom, *remembered)
+            else:
+                yield audit.verdict(axiom)
 
 
 @dataclass(frozen=True)
@@ -105,8 +109,24 @@ class _Audit:
         reason = f"{attempts} situations, {', '.join(searches)}: no violation found"
         return tell(result, verdict="survived", reason=reason + note)
 
+    def remembering(self, axiom: Axiom, case: Case, violation: float) -> CheckResult:
+        """Return the verdict on an operator that was seen to remember; one without copies may be sated by now."""
+        search, told = "repetition", tell_case(self.subject.fresh, axiom, case)
+        witness = Witness(told, {"axiom": axiom.id, **case.to_json()}, violation, search, REPLAY)
+        n_asked = case.world.logits.shape[1]
+        return CheckResult(
+            self.subject.name,
+            axiom.id,
+            "falsified",
+            told,
+            witness=witness,
+            attempts=n_asked,
+            searches=(search,),
+            seed=self.subject.seed,
+        )
+
     def _falsified(self, result: CheckResult, axiom: Axiom, case: Case, search: str) -> CheckResult:
-        measure, rule = VIOLATIONS.get(axiom.id, _steepness), self._asked(axiom)
+        measure, rule = _measure(axiom), self._asked(axiom)
         case = shrink(case, lambda smaller: _still_exceeds(measure, rule, smaller), self.subject.stage)
         violation = measure(rule, case)
         told = self.subject.unreadable or tell_case(rule, axiom, case)
@@ -127,7 +147,7 @@ class _Audit:
                     attempts += 1
                     continue
                 attempts += case.world.logits.shape[1]
-                if _exceeds(VIOLATIONS.get(axiom.id, _steepness), rule, case):
+                if _exceeds(_measure(axiom), rule, case):
                     return (case, search), attempts, tuple(names)
         return None, attempts, tuple(names)
 
@@ -195,16 +215,16 @@ def _still_exceeds(measure: Callable[[WeightOperator, Case], float], rule: Weigh
         return False
 
 
-def _has_memory(subject: Subject) -> bool:
-    """Whether the operator answers the same question differently the second time, at a glance."""
+def _memory(subject: Subject) -> tuple[Case, float] | None:
+    """Return where the operator answers the same question differently the second time, and how, at a glance."""
     worlds = [world for _, world in subject.supply[:8]]
+    cases = [Case(worlds[0]), *(Case(world, other) for world, other in itertools.pairwise(worlds))]
     try:
-        return not subject.unreadable and any(
-            remembers(subject.fresh, Case(world, other)) > 0 for world, other in itertools.pairwise(worlds)
-        )
+        found = ((case, remembers(subject.fresh, case)) for case in cases)
+        return next(((case, violation) for case, violation in found if violation > 0), None)
     except FAULTS:
-        return False
+        return None
 
 
-def _steepness(rule: WeightOperator, case: Case) -> float:
-    return excess(rule, case)
+def _measure(axiom: Axiom) -> Callable[[WeightOperator, Case], float]:
+    return VIOLATIONS.get(axiom.id, excess)  # the declared slope has a file of its own

@@ -81,8 +81,12 @@ class Projected:
             product = product + self.bias
         return capped(product * self.scale, self.softcap)
 
+    @torch.no_grad()
     def at(self, states: Float[Tensor, "R D"], *, out: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
-        """Return the scores of some hidden states in ``out``; the product is taken in the dtype of the head."""
+        """Return the scores of some hidden states in ``out``, without gradient.
+
+        The product is taken in the dtype of the head.
+        """
         if states.dtype == out.dtype == self.weight.dtype:
             torch.mm(states, self.weight.T, out=out)
         else:

@@ -103,16 +103,13 @@ def distillation_loss(
         return reference.distillation_loss(
             student_logits, teachers, log_weights, mask=mask, labels=labels, objective=objective
         )
-    kernels = impl == "triton" or (
-        impl == "auto"
-        and triton.is_available(student_logits.device)
-        and triton_scope.covers(student_logits, teachers, objective)
-    )
-    if impl == "triton" and not triton.is_available(student_logits.device):
+    has_kernels = impl != "chunked" and triton.is_available(student_logits.device)
+    if impl == "triton" and not has_kernels:
         raise ValueError(
             f"impl='triton' needs an NVIDIA GPU and Triton, and student_logits is on {student_logits.device}; use "
             "impl='auto', or pip install 'mashbill[triton]' there"
         )
+    kernels = has_kernels and (impl == "triton" or triton_scope.covers(student_logits, teachers, objective))
     return (triton if kernels else chunked).distillation_loss(
         student_logits, teachers, log_weights, mask=mask, labels=labels, objective=objective, in_place=in_place
     )

@@ -8,6 +8,7 @@ the reference up to rounding, and the same bit for bit with any number of thread
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -36,6 +37,11 @@ class Job:
     labels: Int[Tensor, "B T"] | None
     objective: Objective
     is_in_place: bool
+
+    @cached_property
+    def has_lists_alone(self) -> bool:
+        """Whether the loss over lists can do it."""
+        return topk.fits(self.teachers, self.objective, self.mask.device)
 
 
 def distillation_loss(
@@ -81,23 +87,27 @@ def _scaled(ctx: Any, outer: Tensor | None) -> tuple[Tensor | None, None]:
         taken, ctx.taken = ctx.taken, None
         if taken is None:
             raise RuntimeError("in_place=True keeps one gradient for one backward pass; use in_place=False for more")
-        return taken.mul_(outer), None
+        return taken if _is_one(outer) else taken.mul_(outer), None
     return scaled(ctx.saved_tensors, outer)[0], None
 
 
 def scaled(stored: Sequence[Tensor | None], outer: Tensor | None) -> list[Tensor | None]:
     """Return stored gradients times a factor, never in place: the graph may be kept and walked again."""
-    # On the CPU a look at the factor costs nothing and often saves the copy; elsewhere it would stop the device.
-    if outer is None or (outer.device.type == "cpu" and outer.item() == 1):
-        return [None if outer is None else one for one in stored]
-    return [None if one is None else one * outer for one in stored]
+    if outer is None:
+        return [None] * len(stored)
+    return list(stored) if _is_one(outer) else [None if one is None else one * outer for one in stored]
+
+
+def _is_one(factor: Tensor) -> bool:
+    """Whether a factor can be left out: on the CPU a look costs nothing, elsewhere it would stop the device."""
+    return factor.device.type == "cpu" and factor.item() == 1
 
 
 def compute(logits: Tensor, job: Job, *, wants_gradient: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Return total, divergence, cross-entropy and the gradient, over the logits if the job is in place."""
     wide, n_entries = numerics.reduction_dtype(logits.dtype), logits.shape[-1]
     n_positions, objective = job.mask.numel(), job.objective
-    n_each = rows_at_once(n_entries, logits.device) * (topk.N_CHUNKS if _has_lists_alone(job) else 1)
+    n_each = rows_at_once(n_entries, logits.device) * (topk.N_CHUNKS if job.has_lists_alone else 1)
     n_each = max(1, min(n_each, n_positions))
     divergence = torch.zeros(n_positions, dtype=wide, device=logits.device)
     cross_entropy = torch.zeros_like(divergence)
@@ -133,7 +143,7 @@ def total(divergence: Float[Tensor, " N"], cross_entropy: Float[Tensor, " N"], o
 
 def _destination(grad: Tensor, rows: Rows, job: Job, *, spare: Tensor) -> Tensor:
     """Return where a chunk's gradient is made: in its place if it can serve as a buffer, which saves a copy."""
-    is_taken = job.is_in_place and not _has_lists_alone(job)  # by the logits, which are read until the end
+    is_taken = job.is_in_place and not job.has_lists_alone  # by the logits, which are read until the end
     if rows.span is None or grad.dtype != spare.dtype or is_taken:
         return spare
     return grad.view(-1, grad.shape[-1])[rows.span[0] : rows.span[1]]
@@ -157,12 +167,8 @@ def _blank_gradient(logits: Tensor, mask: Tensor) -> Tensor:
 _GRADIENT = 0
 
 
-def _has_lists_alone(job: Job) -> bool:
-    return topk.fits(job.teachers, job.objective, job.mask.device)
-
-
 def _n_buffers(job: Job) -> int:
-    if _has_lists_alone(job):
+    if job.has_lists_alone:
         return 1 + topk.needs_spare(job.objective, has_labels=job.labels is not None)
     return _n_whole(job)
 
@@ -178,7 +184,7 @@ def _needs_plain(job: Job) -> bool:
 
 def _chunk(logits: Tensor, rows: Rows, job: Job, buffers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Return divergence and cross-entropy of a chunk; its gradient is in ``buffers[_GRADIENT]``."""
-    if _has_lists_alone(job):
+    if job.has_lists_alone:
         return _captured(logits, rows, job, buffers)
     return _whole(logits, rows, job, buffers)
 
