@@ -33,6 +33,7 @@ from harness.forms import Inputs, Shape, double, make, naive
 from mashbill.distributions import Logits
 from mashbill.losses import triton, triton_scope
 from mashbill.losses.objective import Objective
+from mashbill.losses.weighing import Weighing
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPES = (
@@ -54,7 +55,7 @@ def kernels(inputs: Inputs, *, in_place: bool = False) -> torch.Tensor:
     return triton.distillation_loss(
         inputs.logits,
         inputs.stored or [Logits(one) for one in inputs.teacher_logits],
-        inputs.log_weights,
+        Weighing.by(inputs.log_weights, inputs.mask),
         mask=inputs.mask,
         labels=None,
         objective=Objective(inputs.divergence, scale=1 / inputs.rows),  # pyright: ignore[reportArgumentType]  # an option

@@ -13,6 +13,7 @@ import torch
 from mashbill.distributions import Dense, Projected
 from mashbill.losses import triton
 from mashbill.losses.objective import Objective
+from mashbill.losses.weighing import Weighing
 
 HERE = Path(__file__).resolve().parent
 needs_triton = pytest.mark.skipif(
@@ -66,7 +67,7 @@ def arguments(**options):
     teachers = options.pop("teachers", [Dense.from_logits(logits)])
     objective = Objective(**{name: value for name, value in options.items() if name != "logits"})
     rest = {"mask": torch.ones(1, 2, dtype=torch.bool), "labels": None, "objective": objective}
-    return (options.get("logits", logits), teachers, torch.zeros(1, 1, 1)), rest
+    return (options.get("logits", logits), teachers, Weighing.by(torch.zeros(1, 1, 1), rest["mask"])), rest
 
 
 @pytest.mark.parametrize(

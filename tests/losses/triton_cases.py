@@ -14,6 +14,7 @@ from losses.test_hard_numbers import HARD, hard
 from mashbill.distributions import Dense, Logits, TopK, measure_logits
 from mashbill.losses import reference, triton
 from mashbill.losses.objective import Objective
+from mashbill.losses.weighing import Weighing
 
 # NumPy, which interprets, warns where a GPU goes on: a distance too large for float32, whose exponential is rightly 0.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -47,7 +48,7 @@ def solve(case, *, labels=True, in_place=False, **options):
     loss = triton.distillation_loss(
         logits,
         case.teachers,
-        case.log_weights,
+        Weighing.by(case.log_weights, case.mask),
         mask=case.mask,
         labels=case.labels if labels else None,
         objective=Objective(**options),
@@ -67,7 +68,7 @@ def truth(case, *, labels=True, **options):
     loss = reference.distillation_loss(
         logits,
         case.teachers,
-        case.log_weights,
+        Weighing.by(case.log_weights, case.mask),
         mask=case.mask,
         labels=case.labels if labels else None,
         objective=Objective(**options),
@@ -161,7 +162,7 @@ def test_no_labels_and_nothing_to_differentiate(problem):
     agree(case, labels=False)
     case = moved(case)
     arguments = {"mask": case.mask, "labels": None, "objective": Objective("js")}
-    loss = triton.distillation_loss(case.logits, case.teachers, case.log_weights, **arguments)
+    loss = triton.distillation_loss(case.logits, case.teachers, Weighing.by(case.log_weights, case.mask), **arguments)
     twin, _ = truth(moved(case, "cpu"), labels=False, divergence="js")
     assert not loss.total.requires_grad
     torch.testing.assert_close(loss.divergence.cpu().double(), twin.divergence, rtol=2e-6, atol=2e-6)
@@ -213,7 +214,7 @@ def test_in_place_overwrites_the_logits_with_the_gradient(problem):
         leaf = case.logits.clone().requires_grad_()
         logits = leaf * 1
         arguments = {"mask": case.mask, "labels": None, "objective": Objective(divergence), "in_place": True}
-        loss = triton.distillation_loss(logits, case.teachers, case.log_weights, **arguments)
+        loss = triton.distillation_loss(logits, case.teachers, Weighing.by(case.log_weights, case.mask), **arguments)
         (3 * loss.total).backward(retain_graph=True)
         torch.testing.assert_close(leaf.grad.cpu(), exact)
         assert logits.data_ptr() != leaf.data_ptr()
@@ -226,7 +227,7 @@ def test_backward_twice_gives_the_same_gradient_twice(problem):
     case = moved(problem(shape=(1, 3, 40), dtype=torch.float32))
     logits = case.logits.clone().requires_grad_()
     arguments = {"mask": case.mask, "labels": None, "objective": Objective()}
-    loss = triton.distillation_loss(logits, case.teachers, case.log_weights, **arguments)
+    loss = triton.distillation_loss(logits, case.teachers, Weighing.by(case.log_weights, case.mask), **arguments)
     (2 * loss.total).backward(retain_graph=True)
     once = logits.grad.clone()
     (2 * loss.total).backward()

@@ -1,25 +1,29 @@
 """The one call behind which the implementations of the loss stand."""
 
-from collections.abc import Sequence
-from typing import Literal, get_args
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal, get_args
 
 from mashbill.distributions.scores import Projected
-from mashbill.losses import chunked, linear, reference, triton, triton_scope
+from mashbill.losses import chunked, linear, native, reference, triton, triton_scope
 from mashbill.losses.objective import DivergenceName, LossOutput, Objective, PoolName, Tail
 from mashbill.losses.rows import Answers
+from mashbill.losses.weighing import Report, Weigh, Weighing
 from mashbill.shapes import Bool, Float, Int, Tensor
 
-Impl = Literal["auto", "reference", "chunked", "triton"]
+Impl = Literal["auto", "reference", "chunked", "native", "triton"]
 
 
 # Sizes are compared by hand in check_shapes, which says which of the arguments does not fit.
 def distillation_loss(
     student_logits: Float[Tensor, "B T V"] | Projected,
     teachers: Sequence[Answers],
-    log_weights: Float[Tensor, "_ _ _"],
+    log_weights: Float[Tensor, "..."] | Weigh,
     *,
     mask: Bool[Tensor, "_ _"],
     labels: Int[Tensor, "_ _"] | None = None,
+    classes: Int[Tensor, " _"] | None = None,
     divergence: DivergenceName = "forward_kl",
     beta: float = 0.5,
     skew: float = 0.1,
@@ -31,6 +35,7 @@ def distillation_loss(
     scale: float = 1.0,
     impl: Impl = "auto",
     in_place: bool = False,
+    look: bool = False,
 ) -> LossOutput:
     """Loss of a student against the pool of its teachers, summed over the positions that count.
 
@@ -46,8 +51,14 @@ def distillation_loss(
         teachers: One distribution a position from each teacher, ``[B T ...]``, over the student's entries:
             log-probabilities, logits of any dtype as they come, hidden states and a head, or top-k lists.
         log_weights: ``[K B T]`` or ``[K B 1]``, nats, exp-summing to 1 over ``K``; ``-inf`` switches a teacher off.
+            ``[C K B T]`` are weights for each class of entries; the mixture is then divided by its sum, as
+            :func:`mashbill.pools.token_renormalise` does. A function is a rule that is asked between reading the
+            teachers and mixing them, see :data:`mashbill.losses.Weigh`: nearly free where statistics apart cost every
+            teacher a second time; :func:`mashbill.weights.between` makes one of a weight operator.
         mask: Positions that count, ``[B T]``.
         labels: ``[B T]``; ``-100`` means none, and such a position has only its divergence.
+        classes: A class id for each entry, ``[V]``; ``-1`` means the last class of ``log_weights`` and none in the
+            statistics, whose class masses it also decides.
         divergence: ``forward_kl`` is ``KL(q || p_S)``, ``reverse_kl`` is ``KL(p_S || q)``; all of them, with their
             options, are in :mod:`mashbill.losses.divergence`.
         beta: For ``js``: 0 is the forward KL, 1 the reverse KL, as in TRL.
@@ -59,12 +70,14 @@ def distillation_loss(
         cross_entropy: ``c``.
         scale: Factor on the total. ``scale=1/n`` and ``total.backward()`` need less memory than
             ``(total / n).backward()``; leave it at 1 for float16 logits, whose gradients it may underflow.
-        impl: ``chunked`` is fast and small; ``reference`` is plain and gives ``log_weights`` a gradient; ``auto``
-            is ``chunked`` unless the weights want a gradient, or the logits are where ``triton`` has its kernels and
-            they cover the call.
+        impl: ``chunked`` is fast and small; ``native`` is the same with its loops compiled, by a C compiler that must
+            be there, where they cover the call; ``reference`` is plain and gives ``log_weights`` a gradient; ``triton``
+            has kernels for NVIDIA GPUs. ``auto`` is the fastest of those that can do it.
         in_place: Write the gradient over ``student_logits``, whose values are then lost: the loss needs next to no
             memory above its inputs. For one backward pass, and for logits that nobody else reads; those that a
             nonlinearity made, such as a soft cap, are read by its own backward pass, and PyTorch refuses then.
+        look: Also return what was read on the way, as :attr:`LossOutput.seen`: statistics of teachers and student, and
+            the weights.
 
     Raises:
         ValueError: Sizes do not fit together, or an option is outside its range.
@@ -80,48 +93,88 @@ def distillation_loss(
     (0.1308, [-0.25, 0.25])
     """
     objective = Objective(divergence, beta, temperature, pool, tail, cross_entropy, scale, skew=skew, alpha=alpha)
-    check_shapes(student_logits, teachers, log_weights, mask=mask, labels=labels)
+    check_shapes(student_logits, teachers, log_weights, mask=mask, labels=labels, classes=classes)
     if cross_entropy > 0 and labels is None:
         raise ValueError(f"cross_entropy={cross_entropy!r} needs labels; pass labels=, or cross_entropy=0")
+    run = _implementation(student_logits, teachers, log_weights, objective, impl=impl, in_place=in_place)
+    weighing = _weighing(log_weights, classes, mask, len(teachers), look=look, like=_values(student_logits))
+    output = run(student_logits, teachers, weighing, mask=mask, labels=labels, objective=objective)
+    return output if weighing.report is None else replace(output, seen=weighing.report.seen(mask.shape))
+
+
+def _implementation(
+    student: Tensor | Projected,
+    teachers: Sequence[Answers],
+    log_weights: Tensor | Weigh,
+    objective: Objective,
+    *,
+    impl: Impl,
+    in_place: bool,
+) -> Callable[..., LossOutput]:
+    """Choose who does it, or say who cannot."""
     if impl not in get_args(Impl):
         raise ValueError(f"impl={impl!r} must be one of {', '.join(get_args(Impl))}")
-    if impl in ("chunked", "triton") and log_weights.requires_grad:
+    wants_gradient = isinstance(log_weights, Tensor) and log_weights.requires_grad
+    if wants_gradient and impl not in ("auto", "reference"):
         raise ValueError(
             f"impl={impl!r} gives log_weights no gradient; use impl='auto' or 'reference', or detach the weights"
         )
-    plain = impl == "reference" or log_weights.requires_grad
-    if isinstance(student_logits, Projected):
+    if impl == "native" and (why := native.why_not()) is not None:
+        raise ValueError(f"impl='native' cannot run here: {why}; use impl='auto'")
+    plain, allows_native = impl == "reference" or wants_gradient, impl in ("auto", "native")
+    if isinstance(student, Projected):
         if in_place:
             raise ValueError("in_place=True needs student_logits, and hidden states with a head have none")
         if impl == "triton":
             raise ValueError("impl='triton' needs student_logits, and hidden states with a head have none")
-        run, student = (reference, student_logits.logits()) if plain else (linear, student_logits)
-        return run.distillation_loss(student, teachers, log_weights, mask=mask, labels=labels, objective=objective)
-    if in_place and (plain or not student_logits.is_contiguous()):
+        return _of_full_logits if plain else partial(linear.distillation_loss, native=allows_native)
+    if in_place and (plain or not student.is_contiguous()):
         raise ValueError("in_place=True needs contiguous student_logits and an implementation other than the reference")
     if plain:
-        return reference.distillation_loss(
-            student_logits, teachers, log_weights, mask=mask, labels=labels, objective=objective
-        )
-    has_kernels = impl != "chunked" and triton.is_available(student_logits.device)
+        return reference.distillation_loss
+    has_kernels = impl in ("auto", "triton") and triton.is_available(student.device)
     if impl == "triton" and not has_kernels:
         raise ValueError(
-            f"impl='triton' needs an NVIDIA GPU and Triton, and student_logits is on {student_logits.device}; use "
+            f"impl='triton' needs an NVIDIA GPU and Triton, and student_logits is on {student.device}; use "
             "impl='auto', or pip install 'mashbill[triton]' there"
         )
-    kernels = has_kernels and (impl == "triton" or triton_scope.covers(student_logits, teachers, objective))
-    return (triton if kernels else chunked).distillation_loss(
-        student_logits, teachers, log_weights, mask=mask, labels=labels, objective=objective, in_place=in_place
-    )
+    by_class = isinstance(log_weights, Tensor) and log_weights.ndim == 4
+    if has_kernels and (impl == "triton" or (not by_class and triton_scope.covers(student, teachers, objective))):
+        return partial(triton.distillation_loss, in_place=in_place)
+    return partial(chunked.distillation_loss, in_place=in_place, native=allows_native)
+
+
+def _of_full_logits(student: Projected, *arguments: Any, **options: Any) -> LossOutput:
+    return reference.distillation_loss(student.logits(), *arguments, **options)
+
+
+def _weighing(
+    log_weights: Tensor | Weigh, classes: Tensor | None, mask: Tensor, n_teachers: int, *, look: bool, like: Tensor
+) -> Weighing:
+    """Gather what decides the weights, and a blank report if one is wanted."""
+    is_given = isinstance(log_weights, Tensor)
+    weighing = Weighing.by(log_weights, mask) if is_given else Weighing(None, log_weights)
+    n_classes = int(classes.max()) + 1 if classes is not None and (look or not is_given) else 0
+    report = None
+    if look:
+        report = Report.blank(
+            mask.numel(), n_teachers=n_teachers, n_classes=n_classes, n_kinds=weighing.n_kinds, like=like
+        )
+    return replace(weighing, classes=classes, n_classes=n_classes, report=report)
+
+
+def _values(student: Tensor | Projected) -> Tensor:
+    return student.hidden if isinstance(student, Projected) else student
 
 
 def check_shapes(
     student_logits: Tensor | Projected,
     teachers: Sequence[Answers],
-    log_weights: Tensor,
+    log_weights: Tensor | Weigh,
     *,
     mask: Tensor,
     labels: Tensor | None = None,
+    classes: Tensor | None = None,
 ) -> None:
     """Raise ``ValueError`` unless all arguments are about the same ``B``, ``T``, ``V`` and ``K``."""
     is_projected = isinstance(student_logits, Projected)
@@ -137,14 +190,32 @@ def check_shapes(
                 f"teachers[{k}] is [{_sizes(of_position)} V={teacher.n_entries}], "
                 f"but student_logits is [{_sizes(place)} V={n_entries}]"
             )
-    if log_weights.shape not in ((len(teachers), *place), (len(teachers), n_rows, 1)):
-        raise ValueError(
-            f"log_weights is [{_sizes(log_weights.shape)}], but {len(teachers)} teachers and student_logits "
-            f"[{_sizes(place)} ...] need [{len(teachers)} {_sizes(place)}] or [{len(teachers)} {n_rows} 1]"
-        )
+    if isinstance(log_weights, Tensor):
+        _check_weights(log_weights, len(teachers), place, classes)
+    if classes is not None and classes.shape != (n_entries,):
+        raise ValueError(f"classes is [{_sizes(classes.shape)}], but student_logits is [{_sizes(place)} V={n_entries}]")
     for name, values in (("mask", mask), ("labels", labels)):
         if values is not None and values.shape != place:
             raise ValueError(f"{name} is [{_sizes(values.shape)}], but student_logits is [{_sizes(place)} ...]")
+
+
+def _check_weights(log_weights: Tensor, n_teachers: int, place: tuple[int, int], classes: Tensor | None) -> None:
+    legal = ((n_teachers, *place), (n_teachers, place[0], 1))
+    if log_weights.shape[-3:] not in legal or log_weights.ndim not in (3, 4):
+        raise ValueError(
+            f"log_weights is [{_sizes(log_weights.shape)}], but {n_teachers} teachers and student_logits "
+            f"[{_sizes(place)} ...] need [{n_teachers} {_sizes(place)}] or [{n_teachers} {place[0]} 1], or that for "
+            "each class of entries"
+        )
+    if log_weights.ndim == 4:
+        if classes is None:
+            raise ValueError(f"log_weights is [{_sizes(log_weights.shape)}], weights by class, which need classes=")
+        low, high = int(classes.min()), int(classes.max())
+        if low < -1 or high >= len(log_weights):
+            raise ValueError(
+                f"classes has ids from {low} to {high}, but log_weights is [{_sizes(log_weights.shape)}], "
+                f"for classes 0 to {len(log_weights) - 1}"
+            )
 
 
 def _sizes(shape: Sequence[int]) -> str:

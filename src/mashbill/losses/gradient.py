@@ -40,6 +40,11 @@ def feels_underflow(objective: Objective) -> bool:
     return objective.kind in ("reverse_kl", "alpha")
 
 
+def reads_logs(objective: Objective) -> bool:
+    """Return whether :func:`of` reads ``log_q``; otherwise it is only a place to write to."""
+    return objective.kind not in ("skew_kl", "reverse_skew_kl", "total_variation")
+
+
 def of(
     objective: Objective,
     student: StudentRows,
@@ -55,7 +60,7 @@ def of(
         objective: Names the divergence and its option.
         student: The student's rows; left as they are.
         q: Pooled probabilities; overwritten.
-        log_q: Their logs, floored; overwritten.
+        log_q: Their logs, floored, or anything unless :func:`reads_logs`; overwritten.
         weight: Factor on the gradient alone.
         more: At least :func:`n_spare` buffers ``[R V]``; overwritten.
     """

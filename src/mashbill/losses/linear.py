@@ -18,9 +18,11 @@ from mashbill.distributions.dense import Dense
 from mashbill.distributions.scores import Logits, Projected, narrow_product
 from mashbill.distributions.topk import TopK
 from mashbill.losses import chunked
+from mashbill.losses.job import Job
 from mashbill.losses.objective import LossOutput, Objective
 from mashbill.losses.rows import Answers, Rows, counted
-from mashbill.shapes import Bool, Float, Int, LogWeights, Tensor
+from mashbill.losses.weighing import Weighing
+from mashbill.shapes import Bool, Int, Tensor
 
 MEMORY = 72 * 2**20
 """Bytes for scores on the CPU; other devices take ``MEMORY_ELSEWHERE``, because small products leave them idle."""
@@ -34,24 +36,25 @@ class _Job:
     scale: float
     softcap: float | None
     teachers: Sequence[Answers]
-    log_weights: Float[Tensor, "K N"]
+    weighing: Weighing
     mask: Bool[Tensor, "B T"]
     labels: Int[Tensor, "B T"] | None
     objective: Objective
+    native: bool
 
 
 def distillation_loss(
     student: Projected,
     teachers: Sequence[Answers],
-    log_weights: LogWeights,
+    weighing: Weighing,
     *,
     mask: Bool[Tensor, "B T"],
     labels: Int[Tensor, "B T"] | None,
     objective: Objective,
+    native: bool = True,
 ) -> LossOutput:
     """Return the loss of :func:`mashbill.losses.distillation_loss`; gradients reach hidden states, head and bias."""
-    each = log_weights.detach().expand(-1, *mask.shape).flatten(1)
-    job = _Job(student.scale, student.softcap, teachers, each, mask, labels, objective)
+    job = _Job(student.scale, student.softcap, teachers, weighing, mask, labels, objective, native)
     return LossOutput(*_Loss.apply(student.hidden, student.weight, student.bias, job))
 
 
@@ -139,13 +142,14 @@ def _compute(student: Projected, job: _Job, gradients: _Gradients) -> tuple[Tens
         states = rows.select(student.hidden)
         student.at(states, out=own)
         slope = None if student.softcap is None else _cap_slope(own, student.softcap, out=others.pop())
-        part = chunked.Job(
+        part = Job(
             [_answers(one, rows, others, like=own) for one in job.teachers],
-            job.log_weights.index_select(1, rows.index),
+            job.weighing.part(rows),
             torch.ones(1, len(rows), dtype=torch.bool, device=device),
             None if job.labels is None else rows.select(job.labels).unsqueeze(0),
             objective,
             is_in_place=gradients.are_wanted,
+            allows_native=job.native,
         )
         _, distance, label_loss, _ = chunked.compute(own.unsqueeze(0), part, wants_gradient=gradients.are_wanted)
         rows.store(distance[0], into=divergence)

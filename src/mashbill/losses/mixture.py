@@ -25,12 +25,15 @@ _FLAT = 50.0
 def add_dense(
     pool: Float[Tensor, "R V"],
     teacher: Dense | Logits,
-    log_weight: Float[Tensor, " R"],
+    weight: Float[Tensor, "R #V"],
     *,
     temperature: float,
     work: Float[Tensor, "R V"],
 ) -> None:
-    """Add ``w softmax(z / T)`` to ``pool``; ``work`` is overwritten, and may be what holds ``z``."""
+    """Add ``w softmax(z / T)`` to ``pool``; ``work`` is overwritten, and may be what holds ``z``.
+
+    ``weight`` is a probability for each row, or for each entry of it.
+    """
     values = teacher.logprobs if isinstance(teacher, Dense) else teacher.values
     if temperature != 1:
         # Shifted before divided: what is rounded then is the distance to the largest entry, not the size of both.
@@ -45,8 +48,7 @@ def add_dense(
     # One pass over what is in the cache, where exp, sum and division are three.
     torch.softmax(values, dim=-1, out=work)
     # Its fast exponential errs upwards, all entries alike: the sum takes that back.
-    factor = log_weight.exp() / work.sum(dim=-1)
-    pool.addcmul_(work, factor.unsqueeze(-1))
+    pool.addcmul_(work, weight / work.sum(dim=-1, keepdim=True))
 
 
 def add_topk(

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from mashbill.distributions.statistics import Statistics
 from mashbill.losses import divergence
 from mashbill.shapes import Float, Tensor
 
@@ -113,8 +114,25 @@ class LossOutput:
         divergence: ``D`` at each position in nats (total variation: a probability), without ``T^2``; 0 where masked
             or without weight. No gradient.
         cross_entropy: Cross-entropy at each position in nats; 0 where masked or without a label. No gradient.
+        seen: What was read on the way; None unless it was asked for.
     """
 
     total: Float[Tensor, ""]
     divergence: Float[Tensor, "B T"]
     cross_entropy: Float[Tensor, "B T"]
+    seen: "Seen | None" = None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a loss read on the way, at temperature 1 and without gradient; 0 where masked.
+
+    Attributes:
+        teachers: Statistics of each teacher, ``[K B T]``; a top-k's tail counts as spread evenly.
+        student: Statistics of the student, ``[B T]``.
+        log_weights: As used, ``[K B T]``, or ``[C K B T]`` by class.
+    """
+
+    teachers: Statistics
+    student: Statistics
+    log_weights: Float[Tensor, "*classes K B T"]

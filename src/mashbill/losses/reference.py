@@ -11,13 +11,14 @@ from mashbill import numerics
 from mashbill.losses import target
 from mashbill.losses.objective import LossOutput, Objective
 from mashbill.losses.rows import Answers, Rows
-from mashbill.shapes import Bool, Float, Int, LogWeights, Tensor
+from mashbill.losses.weighing import Weighing
+from mashbill.shapes import Bool, Float, Int, Tensor
 
 
 def distillation_loss(
     student_logits: Float[Tensor, "B T V"],
     teachers: Sequence[Answers],
-    log_weights: LogWeights,
+    weighing: Weighing,
     *,
     mask: Bool[Tensor, "B T"],
     labels: Int[Tensor, "B T"] | None,
@@ -29,9 +30,11 @@ def distillation_loss(
     logits = numerics.widen(rows.select(student_logits))
     logprobs = numerics.log_softmax(logits)
     divergence = logprobs.new_zeros(len(logprobs))
+    weights = weighing.settled(student_logits, teachers, labels, mask, n_each=len(logits)).index_select(-1, rows.index)
     if objective.reads_teachers:
-        weights = log_weights.expand(-1, *mask.shape).flatten(1).index_select(1, rows.index).to(logits.dtype)
-        divergence = _divergence(logits, logprobs, rows, teachers, weights, objective=objective)
+        divergence = _divergence(
+            logits, logprobs, rows, teachers, weights.to(logits.dtype), objective=objective, classes=weighing.classes
+        )
     cross_entropy = _cross_entropy(logprobs, None if labels is None else rows.select(labels))
     total = objective.divergence_weight * divergence.sum() + objective.cross_entropy_weight * cross_entropy.sum()
     return LossOutput(total, _spread(divergence, rows, mask), _spread(cross_entropy, rows, mask))
@@ -42,9 +45,10 @@ def _divergence(
     logprobs: Float[Tensor, "R V"],
     rows: Rows,
     teachers: Sequence[Answers],
-    weights: Float[Tensor, "K R"],
+    weights: Float[Tensor, "*classes K R"],
     *,
     objective: Objective,
+    classes: Int[Tensor, " V"] | None,
 ) -> Float[Tensor, " R"]:
     softened = [
         target.softened(
@@ -55,7 +59,7 @@ def _divergence(
         )
         for teacher in teachers
     ]
-    mixture = target.pooled(softened, weights, pool=objective.pool)
+    mixture = target.pooled(softened, weights, pool=objective.pool, classes=classes)
     # Shifted before divided: what is rounded then is the distance to the largest entry, not the size of both.
     shifted = logits - logits.detach().amax(dim=-1, keepdim=True)
     return objective.distance(mixture, numerics.log_softmax(shifted / objective.temperature))

@@ -13,7 +13,7 @@ from mashbill.distributions.dense import Dense
 from mashbill.distributions.scores import Logits
 from mashbill.distributions.topk import TopK
 from mashbill.losses.objective import PoolName, Tail
-from mashbill.shapes import Float, Tensor
+from mashbill.shapes import Float, Int, Tensor
 
 
 def softened(
@@ -43,14 +43,20 @@ def softened(
 
 
 def pooled(
-    teachers: Iterable[Float[Tensor, "R V"]], log_weights: Float[Tensor, "K R"], *, pool: PoolName
+    teachers: Iterable[Float[Tensor, "R V"]],
+    log_weights: Float[Tensor, "*classes K R"],
+    *,
+    pool: PoolName,
+    classes: Int[Tensor, " V"] | None = None,
 ) -> Float[Tensor, "R V"]:
     """Pool teachers that come one after the other; only one is in memory beside the sum.
 
-    ``linear`` is ``log sum_k w_k p_k``; ``log_linear`` is ``sum_k w_k log p_k``, normalised.
+    ``linear`` is ``log sum_k w_k p_k``; ``log_linear`` is ``sum_k w_k log p_k``, normalised. With weights that differ
+    between classes of entries, ``[C K R]``, the first is normalised as well.
     """
     total = None
-    for logprobs, log_weight in zip(teachers, log_weights.unsqueeze(-1), strict=True):
+    for k, logprobs in enumerate(teachers):
+        log_weight = by_entry(log_weights[..., k, :], classes)
         if pool == "linear":
             # A weight of zero must not bring -inf into the sum.
             term = logprobs + log_weight.clamp_min(numerics.LOG_ZERO)
@@ -60,4 +66,15 @@ def pooled(
             total = term if total is None else total + term
     if total is None:
         raise ValueError("teachers=() must hold at least one teacher")
-    return total.clamp_min(numerics.LOG_ZERO) if pool == "linear" else numerics.log_softmax(total)
+    if pool == "linear" and log_weights.ndim == 2:
+        return total.clamp_min(numerics.LOG_ZERO)
+    return numerics.log_softmax(total)
+
+
+def by_entry(log_weight: Float[Tensor, "*classes R"], classes: Int[Tensor, " V"] | None) -> Float[Tensor, "R #V"]:
+    """Return one teacher's log-weights to multiply rows with: one a row, or one for each entry, of its class."""
+    if log_weight.ndim == 1:
+        return log_weight.unsqueeze(-1)
+    assert classes is not None, "weights by class come with the classes"
+    index = classes.to(log_weight.device).long() % len(log_weight)  # -1 is the last
+    return log_weight.T.index_select(1, index)

@@ -27,8 +27,10 @@ from mashbill.distributions.statistics import Statistics
 from mashbill.distributions.topk import TopK
 from mashbill.losses import triton_topk
 from mashbill.losses.objective import LossOutput, Objective
+from mashbill.losses.rows import rows_at_once
 from mashbill.losses.triton_scope import require_covered, require_matrix, values_of
-from mashbill.shapes import Bool, Float, Int, LogWeights, Tensor
+from mashbill.losses.weighing import Weighing
+from mashbill.shapes import Bool, Float, Int, Tensor
 
 READ_BLOCK = 2048  # entries a program works on together
 MIX_BLOCK = 1024
@@ -54,7 +56,7 @@ def is_available(device: torch.device) -> bool:
 def distillation_loss(
     student_logits: Float[Tensor, "B T V"],
     teachers: Sequence[Dense | Logits | Projected | TopK],
-    log_weights: LogWeights,
+    weighing: Weighing,
     *,
     mask: Bool[Tensor, "B T"],
     labels: Int[Tensor, "B T"] | None,
@@ -66,7 +68,7 @@ def distillation_loss(
     Args:
         student_logits: As there; float32, bfloat16 or float16.
         teachers: As there, on the device of the logits, each in any of these dtypes.
-        log_weights: As there.
+        weighing: Weights, or a rule that is asked about all positions at once.
         mask: As there.
         labels: As there.
         objective: As there.
@@ -77,7 +79,10 @@ def distillation_loss(
         ModuleNotFoundError: Triton is not installed.
     """
     require_covered(student_logits, teachers, objective)
-    weights = log_weights.detach().expand(-1, *mask.shape).flatten(1)
+    if weighing.n_kinds is not None:
+        raise ValueError("log_weights by class have no GPU kernel; use impl='chunked'")
+    n_each = rows_at_once(student_logits.shape[-1], student_logits.device)
+    weights = weighing.settled(student_logits, teachers, labels, mask, n_each=n_each).detach()
     # In the order of the kernels: first what lies there in full, then what is listed.
     pairs = list(zip(teachers, weights, strict=True))
     pairs = [(one, w) for one, w in pairs if isinstance(one, Dense | Logits)] + [

@@ -1,0 +1,198 @@
+"""The dense loss of a few rows by the compiled loops of :mod:`mashbill.losses.native`."""
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from mashbill.distributions.dense import Dense
+from mashbill.distributions.scores import Logits
+from mashbill.distributions.statistics import Statistics
+from mashbill.losses import native
+from mashbill.losses.objective import Objective
+from mashbill.losses.triton_scope import KINDS
+from mashbill.shapes import Bool, Float, Int, Tensor
+
+_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_BLOCK, _BLOCK_FLOATS, _ROW_BYTES, _N_MEASURED = 1024, 5, 24, 5  # as in native.c
+_MOST_TEACHERS = 64
+_HOTTEST = 50.0  # above it a Dense teacher's exp(LOG_ZERO / T) is mass that must be taken away again
+
+
+class _Sizes(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int64) for name in ("rows", "entries", "teachers", "classes")]
+
+
+class _Rows(ctypes.Structure):
+    _fields_ = [("values", ctypes.c_void_p), ("stride", ctypes.c_int64), ("dtype", ctypes.c_int32)]
+
+
+class _Objective(ctypes.Structure):
+    _fields_ = [
+        ("kind", ctypes.c_int32),
+        *[(name, ctypes.c_float) for name in ("beta", "inverse_t", "weight", "weight_ce")],
+    ]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What :meth:`Worker.mix` returns beside the gradient.
+
+    Attributes:
+        divergence: Nats.
+        cross_entropy: Nats; 0 without a label.
+        done: Rows that were done; the others and their logits are as they were.
+        student: Statistics of the student, if they were asked for.
+    """
+
+    divergence: Float[Tensor, " R"]
+    cross_entropy: Float[Tensor, " R"]
+    done: Bool[Tensor, " R"]
+    student: Statistics | None
+
+
+def covers(
+    logits: Float[Tensor, "B T V"], teachers: Sequence[object], labels: Int[Tensor, "B T"] | None, objective: Objective
+) -> bool:
+    """Return whether the loops can do a loss: what they cannot is left to PyTorch, without a word."""
+    if logits.device.type != "cpu" or logits.dtype not in _DTYPES or len(teachers) > _MOST_TEACHERS:
+        return False
+    if objective.kind not in KINDS or objective.pool != "linear" or not objective.reads_teachers:
+        return False
+    for one in teachers:
+        if not isinstance(one, Dense | Logits):
+            return False
+        if _values(one).dtype not in _DTYPES or (isinstance(one, Dense) and objective.temperature > _HOTTEST):
+            return False
+    if labels is not None and int(labels.max()) >= logits.shape[-1]:
+        return False  # and PyTorch says what is wrong with it
+    return native.is_available()
+
+
+class Worker:
+    """Buffers and calls of one thread.
+
+    :meth:`read` reads the teachers of some rows, once; :meth:`mix` mixes what was read last.
+
+    Args:
+        n_rows: Most rows at a time.
+        n_entries: ``V``.
+        n_teachers: ``K``.
+        objective: One that :func:`covers`.
+        classes: A class id for each entry; ``-1`` for none.
+        n_classes: How many classes there are.
+    """
+
+    def __init__(
+        self,
+        n_rows: int,
+        n_entries: int,
+        n_teachers: int,
+        objective: Objective,
+        *,
+        classes: Int[Tensor, " V"] | None = None,
+        n_classes: int = 0,
+    ) -> None:
+        n_blocks = -(-n_entries // _BLOCK)
+        self._library = native.library()
+        self._objective = objective
+        self._sizes = _Sizes(n_rows, n_entries, n_teachers, 0 if classes is None else n_classes)
+        self._classes = None if classes is None else classes.to(torch.int32).contiguous()
+        self._exponentials = torch.empty(n_teachers * n_rows * n_entries, dtype=torch.float32)
+        self._blocks = torch.empty(n_teachers * n_rows * n_blocks, _BLOCK_FLOATS, dtype=torch.float32)
+        self._read = torch.empty(n_teachers * n_rows, _ROW_BYTES, dtype=torch.uint8)
+        self._scratch = torch.empty(2, n_entries, dtype=torch.float32)
+        self._own_blocks = torch.empty(n_blocks, _BLOCK_FLOATS, dtype=torch.float32)
+
+    def read(
+        self, teachers: Sequence[Dense | Logits], labels: Int[Tensor, " R"] | None, *, measures: bool
+    ) -> Statistics | None:
+        """Read the teachers, ``[R V]`` each; return their statistics ``[K R]`` if they are wanted."""
+        values, labels = [_side_by_side(_values(one)) for one in teachers], _long(labels)
+        self._sizes.rows = len(values[0])
+        measured = self._blank(len(values)) if measures else None
+        self._library.mashbill_read(
+            ctypes.byref(self._sizes),
+            (_Rows * len(values))(*[_rows(one) for one in values]),
+            ctypes.c_float(1 / self._objective.temperature),
+            _pointer(labels),
+            _pointer(self._classes),
+            _pointer(self._exponentials),
+            _pointer(self._blocks),
+            _pointer(self._read),
+            _pointer(measured),
+        )
+        return None if measured is None else _statistics(measured)
+
+    def mix(
+        self,
+        logits: Float[Tensor, "R V"],
+        log_weights: Float[Tensor, "K R"],
+        labels: Int[Tensor, " R"] | None,
+        *,
+        out: Float[Tensor, "R V"],
+        measures: bool = False,
+    ) -> Result:
+        """Return the loss of the student's rows against what was read; its gradient goes to ``out``, any dtype."""
+        # What is pointed at must have a name until the call is over.
+        objective, student, labels = self._objective, _side_by_side(logits), _long(labels)
+        how = _Objective(
+            KINDS.index(objective.kind),
+            objective.beta,
+            1 / objective.temperature,
+            objective.divergence_weight / objective.temperature,  # the chain rule takes one 1/T of the T^2
+            objective.cross_entropy_weight,
+        )
+        value = torch.empty(2, len(logits), dtype=torch.float64)
+        done = torch.empty(len(logits), dtype=torch.bool)
+        measured = self._blank() if measures else None
+        weights = log_weights.detach().to(torch.float32).contiguous()
+        self._library.mashbill_mix(
+            ctypes.byref(self._sizes),
+            ctypes.byref(how),
+            ctypes.byref(_rows(student)),
+            ctypes.byref(_rows(out)),
+            _pointer(weights),
+            _pointer(labels),
+            _pointer(self._classes),
+            _pointer(self._exponentials),
+            _pointer(self._blocks),
+            _pointer(self._read),
+            _pointer(self._scratch),
+            _pointer(self._own_blocks),
+            _pointer(value[0]),
+            _pointer(value[1]),
+            _pointer(measured),
+            _pointer(done),
+        )
+        divergence, cross_entropy = value.float()
+        return Result(divergence, cross_entropy, done, None if measured is None else _statistics(measured))
+
+    def _blank(self, *n_teachers: int) -> Tensor:
+        return torch.empty(*n_teachers, self._sizes.rows, _N_MEASURED + self._sizes.classes, dtype=torch.float64)
+
+
+def _values(teacher: Dense | Logits) -> Tensor:
+    return teacher.logprobs if isinstance(teacher, Dense) else teacher.values
+
+
+def _side_by_side(values: Tensor) -> Tensor:
+    return values if values.stride(-1) == 1 else values.contiguous()
+
+
+def _rows(values: Tensor) -> _Rows:
+    return _Rows(values.data_ptr(), values.stride(0), _DTYPES[values.dtype])
+
+
+def _long(labels: Tensor | None) -> Tensor | None:
+    return None if labels is None else labels.long().contiguous()
+
+
+def _pointer(values: Tensor | None) -> ctypes.c_void_p | None:
+    return None if values is None else ctypes.c_void_p(values.data_ptr())
+
+
+def _statistics(measured: Float[Tensor, "*batch M"]) -> Statistics:
+    entropy, gini, margin, max_logprob, label_logprob = measured[..., :_N_MEASURED].float().unbind(-1)
+    return Statistics(entropy, entropy, gini, margin, max_logprob, label_logprob, measured[..., _N_MEASURED:].float())

@@ -1,0 +1,173 @@
+"""Weights that are decided between reading the teachers and mixing them, and what is reported of that.
+
+A rule that looks at what each teacher says needs the teachers' statistics before the mixture. Read apart, they cost
+every teacher a second time; asked here, a rule sees the statistics of a few positions while those are in the cache.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+
+from mashbill import numerics
+from mashbill.distributions.dense import Dense
+from mashbill.distributions.scores import Logits
+from mashbill.distributions.statistics import Statistics, measure
+from mashbill.distributions.topk import TopK
+from mashbill.losses.objective import Seen
+from mashbill.losses.rows import Answers, Rows, counted
+from mashbill.shapes import Bool, Float, Int, Tensor
+
+Weigh = Callable[[Statistics, Tensor], Tensor]
+"""A rule: from the teachers' statistics ``[K R]`` at some positions and their places ``b T + t``, ``[R]``, to
+log-weights ``[K R]``. It is asked about each position once, a few at a time and from several
+threads, so that it may look at nothing but its arguments and what does not change; it gets no gradient."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was seen on the way, filled a few rows at a time.
+
+    Attributes:
+        teachers: Statistics of each teacher, ``[N K]``.
+        student: Of the student, ``[N]``.
+        log_weights: As used, ``[N K]`` or ``[N C K]``.
+    """
+
+    teachers: Statistics
+    student: Statistics
+    log_weights: Float[Tensor, "N *classes K"]
+
+    @classmethod
+    def blank(cls, n: int, *, n_teachers: int, n_classes: int, n_kinds: int | None, like: Tensor) -> "Report":
+        """Return a report on ``n`` positions with nothing in it."""
+
+        def zeros(*sizes: int) -> Tensor:
+            return torch.zeros(n, *sizes, dtype=numerics.reduction_dtype(like.dtype), device=like.device)
+
+        def statistics(*sizes: int) -> Statistics:
+            names = [field.name for field in fields(Statistics) if field.name != "class_mass"]
+            return Statistics(class_mass=zeros(*sizes, n_classes), **{name: zeros(*sizes) for name in names})
+
+        by_class = [] if n_kinds is None else [n_kinds]
+        return cls(statistics(n_teachers), statistics(), zeros(*by_class, n_teachers))
+
+    def store(self, rows: Rows, *, teachers: Statistics, student: Statistics, log_weights: Tensor) -> None:
+        """Write what some rows gave: statistics ``[K R]`` and ``[R]``, log-weights ``[K R]`` or ``[C K R]``."""
+        rows.store(log_weights.movedim(-1, 0), into=self.log_weights)
+        for field in fields(Statistics):
+            rows.store(getattr(teachers, field.name).transpose(0, 1), into=getattr(self.teachers, field.name))
+            rows.store(getattr(student, field.name), into=getattr(self.student, field.name))
+
+    def seen(self, shape: Sequence[int]) -> Seen:
+        """Return it by position, ``shape = [B T]``."""
+
+        def each(statistics: Statistics) -> dict[str, Tensor]:
+            return {f.name: getattr(statistics, f.name).unflatten(0, tuple(shape)) for f in fields(Statistics)}
+
+        teachers = {name: values.movedim(2, 0) for name, values in each(self.teachers).items()}
+        log_weights = self.log_weights.unflatten(0, tuple(shape)).movedim((0, 1), (-2, -1))
+        return Seen(Statistics(**teachers), Statistics(**each(self.student)), log_weights)
+
+
+@dataclass(frozen=True)
+class Weighing:
+    """Weights at the positions of a batch, given or decided on the way.
+
+    Attributes:
+        given: ``[K N]`` or, by class, ``[C K N]``; None if a rule decides.
+        rule: Asked otherwise.
+        classes: A class id for each entry, ``-1`` for the last row of weights by class.
+        n_classes: Of how many classes the mass is measured.
+        report: To be filled, if somebody wants one.
+        places: Which positions ``b T + t`` of the whole batch these are; None if they are all.
+    """
+
+    given: Float[Tensor, "*classes K N"] | None
+    rule: Weigh | None = None
+    classes: Int[Tensor, " V"] | None = None
+    n_classes: int = 0
+    report: Report | None = None
+    places: Int[Tensor, " N"] | None = None
+
+    @classmethod
+    def by(cls, log_weights: Tensor, mask: Bool[Tensor, "B T"]) -> "Weighing":
+        """Return given weights, ``[K B #T]`` or ``[C K B #T]``, laid out over all positions."""
+        return cls(log_weights.expand(*log_weights.shape[:-2], *mask.shape).flatten(-2))
+
+    @property
+    def n_kinds(self) -> int | None:
+        """``C`` of weights by class of entries; None of weights that are the same for all of them."""
+        return None if self.given is None or self.given.ndim == 2 else len(self.given)
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether teachers must be measured."""
+        return self.rule is not None or self.report is not None
+
+    def measure(self, here: Dense | Logits | TopK, labels: Int[Tensor, " R"] | None) -> Statistics:
+        """Return the statistics of one teacher, or of the student, at some rows."""
+        if not isinstance(here, TopK):
+            # Normalised again: storage in few bits rounds.
+            here = Dense.from_logits(here.logprobs if isinstance(here, Dense) else here.values)
+        return measure(here, labels=labels, classes=self.classes, n_classes=self.n_classes)
+
+    def at(self, rows: Rows, statistics: Statistics | None, *, dtype: torch.dtype) -> Tensor:
+        """Return the log-weights of some rows, ``[K R]`` or ``[C K R]``, without gradient."""
+        if self.rule is None:
+            assert self.given is not None, "weights are given or ruled"
+            return self.given.index_select(-1, rows.index.to(self.given.device)).to(rows.index.device, dtype)
+        assert statistics is not None, "a rule is asked about statistics"
+        with torch.no_grad():
+            found = self.rule(statistics, self._places(rows))
+        n_teachers, n_rows = statistics.entropy.shape
+        if found.shape != (n_teachers, n_rows):
+            raise ValueError(
+                f"log_weights gave {list(found.shape)} for statistics of {n_teachers} teachers at {n_rows} positions; "
+                f"it must give [{n_teachers} {n_rows}]"
+            )
+        return found.to(rows.index.device, dtype)
+
+    def part(self, rows: Rows) -> "Weighing":
+        """Return the weighing of some rows, as a batch of their own."""
+        given = None if self.given is None else self.given.index_select(-1, rows.index.to(self.given.device))
+        return replace(self, given=given, places=rows.index)
+
+    def tell(self, rows: Rows, *, teachers: Statistics | None, student: Statistics | None, log_weights: Tensor) -> None:
+        """Report what some rows gave, if somebody wants it: statistics ``[K R]`` and ``[R]``, and the weights used."""
+        if self.report is not None:
+            assert teachers is not None
+            assert student is not None
+            here = Rows(self._places(rows), None, rows.n_positions)
+            self.report.store(here, teachers=teachers, student=student, log_weights=log_weights)
+
+    def _places(self, rows: Rows) -> Tensor:
+        return rows.index if self.places is None else self.places.index_select(0, rows.index)
+
+    def settled(
+        self,
+        student: Float[Tensor, "B T V"],
+        teachers: Sequence[Answers],
+        labels: Int[Tensor, "B T"] | None,
+        mask: Bool[Tensor, "B T"],
+        *,
+        n_each: int,
+    ) -> Float[Tensor, "*classes K N"]:
+        """Return the weights of all positions, for a loss that is not made a few rows at a time; fills the report."""
+        if not self.needs_statistics:
+            assert self.given is not None, "weights are given or ruled"
+            return self.given
+        wide = numerics.reduction_dtype(student.dtype)
+        shape = (len(teachers), mask.numel()) if self.given is None else self.given.shape
+        found = torch.zeros(shape, dtype=wide, device=student.device)
+        for rows in counted(mask, n_each=n_each):
+            here = rows.select(student.detach())
+            wanted = None if labels is None else rows.select(labels)
+            each = [self.measure(rows.take(one, like=here), wanted) for one in teachers]
+            statistics = Statistics.stack(each).to(wide)
+            log_weights = self.at(rows, statistics, dtype=wide)
+            found.index_copy_(-1, rows.index, log_weights)
+            own = None if self.report is None else self.measure(Logits(here), wanted)
+            self.tell(rows, teachers=statistics, student=own, log_weights=log_weights)
+        # Given weights may want a gradient.
+        return found if self.given is None else self.given

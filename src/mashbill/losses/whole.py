@@ -1,0 +1,168 @@
+"""The loss of a few rows with everything laid out over ``V``, in buffers that are used again and again."""
+
+from collections.abc import Sequence
+
+import torch
+
+from mashbill import numerics
+from mashbill.distributions.scores import Logits
+from mashbill.distributions.statistics import Statistics
+from mashbill.distributions.topk import TopK
+from mashbill.losses import gradient, mixture, student, target
+from mashbill.losses.job import Job, Solve
+from mashbill.losses.rows import Rows
+from mashbill.shapes import Float, Int, Tensor
+
+_LOST = 1e-24
+# Student mass on entries whose pooled probability underflowed; less than this cannot move a reverse KL.
+
+
+def start(logits: Float[Tensor, "B T V"], job: Job, grad: Float[Tensor, "B T V"] | None, n_each: int) -> Solve:
+    """Return what does up to ``n_each`` rows at a time, with buffers of its own."""
+    n_entries = logits.shape[-1]
+    wide = numerics.reduction_dtype(logits.dtype)
+    buffers = torch.empty(job.n_buffers, n_each, n_entries, dtype=wide, device=logits.device)
+
+    def solve(rows: Rows) -> tuple[Tensor, Tensor]:
+        spare, *more = buffers[:, : len(rows)]
+        # In place, the logits are there, and they are read until the end.
+        out = spare if job.is_in_place else made_in_place(grad, rows, spare=spare)
+        found = chunk(rows.select(logits), rows, job, [out, *more])
+        if grad is not None and out is spare:
+            rows.store(out, into=grad.view(-1, n_entries))
+        return found
+
+    return solve
+
+
+def made_in_place(grad: Float[Tensor, "B T V"] | None, rows: Rows, *, spare: Float[Tensor, "R V"]) -> Tensor:
+    """Return where a chunk's gradient is made: in its own place if that can serve as a buffer, which saves a copy."""
+    if grad is None or rows.span is None or grad.dtype != spare.dtype:
+        return spare
+    return grad.view(-1, grad.shape[-1])[rows.span[0] : rows.span[1]]
+
+
+def chunk(
+    logits: Float[Tensor, "R V"],
+    rows: Rows,
+    job: Job,
+    buffers: Sequence[Tensor],
+    *,
+    log_weights: Float[Tensor, "*classes K R"] | None = None,
+) -> tuple[Float[Tensor, " R"], Float[Tensor, " R"]]:
+    """Return divergence and cross-entropy of some rows; the gradient by their logits goes to ``buffers[0]``.
+
+    Args:
+        logits: The student's; read to the end, so that they can be no buffer.
+        rows: Which they are.
+        job: What is to be done.
+        buffers: ``job.n_buffers`` of them, ``[R V]``; overwritten.
+        log_weights: Nats; None to ask the job's weighing.
+    """
+    log_q, q, logprobs, probs, *more = buffers
+    objective = job.objective
+    labels = None if job.labels is None else rows.select(job.labels)
+    if log_weights is None:
+        log_weights = weigh(logits, rows, job, labels, like=q)
+    reading = student.read(
+        logits,
+        labels,
+        temperature=objective.temperature,
+        logprobs=logprobs,
+        probs=probs,
+        plain=more.pop() if job.needs_plain else None,
+    )
+    if objective.reads_teachers:
+        value = _divergence(logits, rows, job, reading, log_weights, q=q, log_q=log_q, more=more)
+    else:
+        value = torch.zeros_like(log_q.zero_()[:, 0])
+    if labels is None or reading.label_logprob is None:
+        return value, torch.zeros_like(value)
+    if objective.cross_entropy > 0:
+        gradient.add_cross_entropy(log_q, reading, labels, weight=objective.cross_entropy_weight)
+    return value, torch.where(labels >= 0, -reading.label_logprob, 0)
+
+
+def weigh(
+    logits: Float[Tensor, "R V"], rows: Rows, job: Job, labels: Int[Tensor, " R"] | None, *, like: Tensor
+) -> Float[Tensor, "*classes K R"]:
+    """Return the log-weights at some rows, measured and reported where somebody wants that."""
+    weighing, statistics = job.weighing, None
+    if weighing.needs_statistics:
+        each = [weighing.measure(rows.take(one, like=like), labels) for one in job.teachers]
+        statistics = Statistics.stack(each).to(like)
+    log_weights = weighing.at(rows, statistics, dtype=like.dtype)
+    own = None if weighing.report is None else weighing.measure(Logits(logits), labels)
+    weighing.tell(rows, teachers=statistics, student=own, log_weights=log_weights)
+    return log_weights
+
+
+def _divergence(
+    logits: Tensor,
+    rows: Rows,
+    job: Job,
+    reading: student.StudentRows,
+    log_weights: Tensor,
+    *,
+    q: Tensor,
+    log_q: Tensor,
+    more: list[Tensor],
+) -> Tensor:
+    """Return the divergence from the pooled teachers; its gradient goes to ``log_q``."""
+    objective = job.objective
+    if objective.pool == "linear" and not (log_weights.ndim == 3 and any(isinstance(t, TopK) for t in job.teachers)):
+        _mix(logits, rows, job, reading, log_weights, q=q, log_q=log_q)
+    else:
+        log_q.copy_(_log_space(logits, rows, job, log_weights))
+        torch.exp(log_q, out=q)
+    # The chain rule takes one 1/T of the T^2.
+    weight = objective.divergence_weight / objective.temperature
+    return gradient.of(objective, reading, q, log_q, weight=weight, more=more)
+
+
+def _mix(
+    logits: Tensor,
+    rows: Rows,
+    job: Job,
+    reading: student.StudentRows,
+    log_weights: Tensor,
+    *,
+    q: Tensor,
+    log_q: Tensor,
+) -> None:
+    """Fill ``q`` with the mixture of the teachers, and ``log_q`` with its logs if the divergence reads them."""
+    objective, tiny = job.objective, torch.finfo(q.dtype).tiny
+    lost = torch.zeros(len(rows), dtype=torch.bool, device=q.device)
+    q.zero_()
+    for k, teacher in enumerate(job.teachers):
+        here, log_weight = rows.take(teacher, like=q), log_weights[..., k, :]
+        if isinstance(here, TopK):
+            lost |= mixture.add_topk(
+                q, here, log_weight, reading, temperature=objective.temperature, tail=objective.tail
+            )
+        else:
+            by_entry = target.by_entry(log_weight, job.weighing.classes).exp()
+            mixture.add_dense(q, here, by_entry, temperature=objective.temperature, work=log_q)
+    if log_weights.ndim == 3:
+        q.mul_(q.sum(dim=-1, keepdim=True).reciprocal())
+    if gradient.feels_underflow(objective) and bool(q.amin() < tiny):
+        # A shared mask leaves zeros in every row; they matter where the student has mass.
+        lost |= (q < tiny).mul(reading.probs).sum(dim=-1) > _LOST
+    if gradient.reads_logs(objective):
+        torch.clamp(q, min=tiny, out=log_q).log_()
+    again = lost.nonzero().squeeze(1)
+    if len(again) > 0:
+        part = Rows(rows.index[again], None, rows.n_positions)
+        exact = _log_space(logits.index_select(0, again), part, job, log_weights.index_select(-1, again))
+        log_q.index_copy_(0, again, exact)
+        q.index_copy_(0, again, exact.exp())
+
+
+def _log_space(logits: Tensor, rows: Rows, job: Job, log_weights: Tensor) -> Tensor:
+    """Return the pooled log-probabilities without underflow, by the plain functions."""
+    plain, objective = numerics.log_softmax(logits), job.objective
+    each = (
+        target.softened(rows.take(one, like=plain), plain, temperature=objective.temperature, tail=objective.tail)
+        for one in job.teachers
+    )
+    return target.pooled(each, log_weights.to(plain.dtype), pool=objective.pool, classes=job.weighing.classes)
