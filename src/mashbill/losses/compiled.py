@@ -1,5 +1,7 @@
 """Chunks of rows by the compiled loops, and by PyTorch where numbers are too extreme for them."""
 
+from collections.abc import Callable
+
 import torch
 
 from mashbill import numerics
@@ -10,16 +12,13 @@ from mashbill.losses.job import Job, Solve
 from mashbill.losses.rows import Rows
 from mashbill.shapes import Float, Tensor
 
-N_KEPT = 3 * 2**18
-"""Exponentials of teachers that a thread keeps between reading and mixing."""
-N_KEPT_FOR_RULES = 2**21
-"""The same where a rule is asked in between: a call of it should be little beside the rows that it is about."""
+N_KEPT = 2**20
+"""Exponentials of teachers that a thread keeps between reading and mixing: 4 MiB."""
 
 
 def rows_at_once(job: Job, n_entries: int) -> int:
     """Return how many rows to do together."""
-    n_kept = N_KEPT if job.weighing.rule is None else N_KEPT_FOR_RULES
-    return max(1, n_kept // (len(job.teachers) * n_entries))
+    return max(1, N_KEPT // (len(job.teachers) * n_entries))
 
 
 def start(logits: Float[Tensor, "B T V"], job: Job, grad: Float[Tensor, "B T V"] | None, n_each: int) -> Solve:
@@ -36,27 +35,40 @@ def start(logits: Float[Tensor, "B T V"], job: Job, grad: Float[Tensor, "B T V"]
     )
     spare = torch.empty(n_each, n_entries, dtype=logits.dtype)  # touched only if it is written to
 
+    labels = None if job.labels is None else job.labels.long()
+    views = [rows_of(native_rows.values_of(one)) for one in job.teachers if isinstance(one, Dense | Logits)]
+    student = rows_of(logits)
+
     def solve(rows: Rows) -> tuple[Tensor, Tensor]:
-        here, out = rows.select(logits), whole.made_in_place(grad, rows, spare=spare[: len(rows)])
-        teachers = [
-            one for one in (rows.take(one, like=here) for one in job.teachers) if isinstance(one, Dense | Logits)
-        ]
-        labels = None if job.labels is None else rows.select(job.labels)
-        statistics = worker.read(teachers, labels, measures=weighing.needs_statistics)
+        here, out = student(rows), whole.made_in_place(grad, rows, spare=spare[: len(rows)])
+        wanted = None if labels is None else rows.select(labels)
+        statistics = worker.read([view(rows) for view in views], wanted, measures=weighing.needs_statistics)
         log_weights = weighing.at(rows, statistics, dtype=wide)
-        done = worker.mix(here, log_weights, labels, out=out, measures=weighing.report is not None)
+        done = worker.mix(here, log_weights, wanted, out=out, measures=weighing.report is not None)
         weighing.tell(rows, teachers=statistics, student=done.student, log_weights=log_weights)
-        left = (~done.done).nonzero().squeeze(1)
-        if len(left) > 0:
-            part = Rows(rows.index[left], None, rows.n_positions)
-            again = torch.empty(job.n_buffers, len(left), n_entries, dtype=wide)
-            weights = log_weights.index_select(-1, left)
-            value, label_loss = whole.chunk(here.index_select(0, left), part, job, list(again), log_weights=weights)
-            done.divergence.index_copy_(0, left, value)
-            done.cross_entropy.index_copy_(0, left, label_loss)
-            out.index_copy_(0, left, again[0].to(out.dtype))
+        if done.left is not None:
+            part = Rows(rows.index[done.left], None, rows.n_positions)
+            again = torch.empty(job.n_buffers, len(done.left), n_entries, dtype=wide)
+            weights, left = log_weights.index_select(-1, done.left), here.index_select(0, done.left)
+            value, label_loss = whole.chunk(left, part, job, list(again), log_weights=weights)
+            done.divergence.index_copy_(0, done.left, value)
+            done.cross_entropy.index_copy_(0, done.left, label_loss)
+            out.index_copy_(0, done.left, again[0].to(out.dtype))
         if grad is not None and out.data_ptr() == spare.data_ptr():
             rows.store(out, into=grad.view(-1, n_entries))
         return done.divergence, done.cross_entropy
 
     return solve
+
+
+def rows_of(values: Float[Tensor, "B T V"]) -> Callable[[Rows], Float[Tensor, "R V"]]:
+    """Return what gives some rows with their entries side by side: a view wherever there is one."""
+    values = values.detach()
+    if not values.is_contiguous():
+        return lambda rows: rows.select(values).contiguous()
+    flat = values.flatten(0, 1)
+
+    def view(rows: Rows) -> Tensor:
+        return flat[rows.span[0] : rows.span[1]] if rows.span is not None else flat.index_select(0, rows.index)
+
+    return view

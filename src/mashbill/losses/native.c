@@ -43,26 +43,26 @@ static inline uint32_t float_to_bits(float value) {
     return bits;
 }
 
-static inline float held(float x) { return x < -87.0f ? -87.0f : x; }
+/* At -88 and below exp_of is 0. Volatile, or compilers turn one maximum into masks on all that follows. */
+static const volatile float LOWEST = -88.0f;
 
-/* exp for x <= 0: 0 below -87, NaN for NaN; relative error 2e-7. */
-static inline float exp_of(float x) {
-    float at = held(x);
-    float n = at * 1.44269504088896341f + 12582912.0f; /* rounds: what is left are the low bits */
-    uint32_t low = float_to_bits(n);
-    n -= 12582912.0f;
-    float r = at - n * 0.693359375f;
-    r -= n * -2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    float power = bits_to_float((low + 127u) << 23);
-    return x < -87.0f ? 0.0f : p * power;
+static inline float held(float x, float lowest) { return x < lowest ? lowest : x; }
+
+/* exp for -88 <= at <= 0: 0 below -87.7, NaN for NaN; relative error 3e-7. */
+static inline float exp_at(float at) {
+    float shifted = at * 1.44269504088896341f + 12582912.0f; /* rounds: the low bits are n of x = n log 2 + r */
+    float r = at - (shifted - 12582912.0f) * 0.69314718056f;
+    float p = 1.3843644e-3f;
+    p = p * r + 8.374163e-3f;
+    p = p * r + 4.1668e-2f;
+    p = p * r + 0.16666432f;
+    p = p * r + 0.49999994f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    return p * bits_to_float((float_to_bits(shifted) + 127u) << 23);
 }
+
+static inline float exp_of(float x) { return exp_at(x < -88.0f ? -88.0f : x); }
 
 /* log for normal x > 0; relative error 1e-7. */
 static inline float log_of(float x) {
@@ -150,10 +150,10 @@ LOOP void extremes(const float *restrict x, int n, float *high, float *low) {
 
 /* e = exp((x - shift) / T); returns its sum. */
 LOOP float exponentials(const float *restrict x, int n, float shift, float inverse_t, float *restrict e) {
-    float total = 0;
+    float total = 0, lowest = LOWEST;
 #pragma omp simd reduction(+ : total)
     for (int i = 0; i < n; i++) {
-        e[i] = exp_of((x[i] - shift) * inverse_t);
+        e[i] = exp_at(held((x[i] - shift) * inverse_t, lowest));
         total += e[i];
     }
     return total;
@@ -161,13 +161,13 @@ LOOP float exponentials(const float *restrict x, int n, float shift, float inver
 
 /* The same at temperature 1, with the sums that statistics need. */
 LOOP void moments(const float *restrict x, int n, float shift, float *restrict e, struct block *block) {
-    float total = 0, weighted = 0, squares = 0;
+    float total = 0, weighted = 0, squares = 0, lowest = LOWEST;
 #pragma omp simd reduction(+ : total, weighted, squares)
     for (int i = 0; i < n; i++) {
-        float below = x[i] - shift, one = exp_of(below);
+        float below = held(x[i] - shift, lowest), one = exp_at(below);
         e[i] = one;
         total += one;
-        weighted += one * held(below); /* held: one is 0 there, and below may be -inf */
+        weighted += one * below;
         squares += one * one;
     }
     block->total = block->plain = total;
@@ -289,10 +289,17 @@ struct sizes {
     int64_t rows, entries, teachers, classes;
 };
 
+struct objective {
+    int32_t kind;
+    float beta, inverse_t;
+    float weight;    /* of the divergence's gradient by the logits */
+    float weight_ce; /* of the cross-entropy's */
+};
+
 /* Read all teachers at some rows into `e` [K R V], `blocks` [K R B] and `read` [K R]; measure them into `measured`
  * [K R 5 + C], if that is given. `labels` [R], below 0 for none, and `classes` [V] may be NULL. */
 void mashbill_read(
-    const struct sizes *sizes, const struct rows *teachers, float inverse_t, const int64_t *labels,
+    const struct sizes *sizes, const struct objective *how, const struct rows *teachers, const int64_t *labels,
     const int32_t *classes, float *e, struct block *blocks, struct row *read, double *measured
 ) {
     int64_t n_blocks = (sizes->entries + BLOCK - 1) / BLOCK;
@@ -303,26 +310,16 @@ void mashbill_read(
             int dtype = teachers[k].dtype;
             float *to = e + place * sizes->entries;
             struct block *own = blocks + place * n_blocks;
-            if (measured == NULL) {
-                read[place] = read_row(from, dtype, sizes->entries, inverse_t, to, own, 0);
-                continue;
-            }
-            read[place] = read_row(from, dtype, sizes->entries, inverse_t, to, own, 1);
+            read[place] = read_row(from, dtype, sizes->entries, how->inverse_t, to, own, measured != NULL);
+            if (measured == NULL) continue;
             measure(
-                from, dtype, sizes->entries, own, read[place], labels == NULL ? -1 : labels[r], classes, sizes->classes,
+                from, dtype, sizes->entries, own, read[place], labels == NULL ? -1 : labels[r], classes, (int)sizes->classes,
                 measured + place * (5 + sizes->classes)
             );
         }
 }
 
-struct objective {
-    int32_t kind;
-    float beta, inverse_t;
-    float weight;  /* of the divergence's gradient by the logits */
-    float weight_ce; /* of the cross-entropy's */
-};
-
-/* One row, as mix_row needs it. */
+/* One row, as the divergences need it. */
 struct task {
     struct objective how;
     int64_t n_entries, n_rows, n_blocks, label;
@@ -500,15 +497,16 @@ static int by_student(
     return 1;
 }
 
-/* Mix what mashbill_read left, and write divergence [R], cross-entropy [R] and gradient. `done` [R] is 0 for rows that
- * were left as they are. `scratch` holds 2 V floats, `own_blocks` B. */
-void mashbill_mix(
+/* Mix what mashbill_read left, and write divergence and cross-entropy, `values` [2 R], and the gradient. Returns how many
+ * rows were left as they are, and `done` [R] is 0 for those. `scratch` holds 2 V floats, `own_blocks` B. */
+int64_t mashbill_mix(
     const struct sizes *sizes, const struct objective *how, const struct rows *student, const struct rows *gradient,
     const float *log_weights, const int64_t *labels, const int32_t *classes, const float *e,
-    const struct block *blocks, const struct row *read, float *scratch, struct block *own_blocks, double *divergence,
-    double *cross_entropy, double *measured, int8_t *done
+    const struct block *blocks, const struct row *read, float *scratch, struct block *own_blocks, double *values,
+    double *measured, int8_t *done
 ) {
-    int64_t n_blocks = (sizes->entries + BLOCK - 1) / BLOCK;
+    double *divergence = values, *cross_entropy = values + sizes->rows;
+    int64_t n_blocks = (sizes->entries + BLOCK - 1) / BLOCK, n_left = 0;
     for (int64_t r = 0; r < sizes->rows; r++) {
         const void *from = row_of(student, r);
         void *out = (void *)row_of(gradient, r);
@@ -517,12 +515,9 @@ void mashbill_mix(
         task.n_teachers = (int)sizes->teachers;
         task.e = e + r * sizes->entries;
         task.blocks = blocks + r * n_blocks;
-        if (measured != NULL || (how->inverse_t != 1 && task.label >= 0)) {
-            task.row = read_row(from, student->dtype, sizes->entries, how->inverse_t, scratch, own_blocks, 1);
-        } else {
-            task.row = read_row(from, student->dtype, sizes->entries, how->inverse_t, scratch, own_blocks, 0);
-            task.row.plain = task.row.total;
-        }
+        int has_plain = measured != NULL || (how->inverse_t != 1 && task.label >= 0);
+        task.row = read_row(from, student->dtype, sizes->entries, how->inverse_t, scratch, own_blocks, has_plain);
+        if (!has_plain) task.row.plain = task.row.total;
         task.own = scratch;
         task.own_blocks = own_blocks;
         for (int k = 0; k < task.n_teachers; k++) {
@@ -551,6 +546,8 @@ void mashbill_mix(
             done[r] = by_student(
                 &task, from, student->dtype, out, gradient->dtype, scratch + sizes->entries, divergence + r
             );
+            n_left += !done[r];
         }
     }
+    return n_left;
 }

@@ -12,7 +12,7 @@ from mashbill.distributions.statistics import Statistics
 from mashbill.losses import native
 from mashbill.losses.objective import Objective
 from mashbill.losses.triton_scope import KINDS
-from mashbill.shapes import Bool, Float, Int, Tensor
+from mashbill.shapes import Float, Int, Tensor
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _BLOCK, _BLOCK_FLOATS, _ROW_BYTES, _N_MEASURED = 1024, 5, 24, 5  # as in native.c
@@ -42,13 +42,13 @@ class Result:
     Attributes:
         divergence: Nats.
         cross_entropy: Nats; 0 without a label.
-        done: Rows that were done; the others and their logits are as they were.
+        left: Rows that were not done, whose logits are as they were; None if all were.
         student: Statistics of the student, if they were asked for.
     """
 
     divergence: Float[Tensor, " R"]
     cross_entropy: Float[Tensor, " R"]
-    done: Bool[Tensor, " R"]
+    left: Int[Tensor, " H"] | None
     student: Statistics | None
 
 
@@ -63,7 +63,7 @@ def covers(
     for one in teachers:
         if not isinstance(one, Dense | Logits):
             return False
-        if _values(one).dtype not in _DTYPES or (isinstance(one, Dense) and objective.temperature > _HOTTEST):
+        if values_of(one).dtype not in _DTYPES or (isinstance(one, Dense) and objective.temperature > _HOTTEST):
             return False
     if labels is not None and int(labels.max()) >= logits.shape[-1]:
         return False  # and PyTorch says what is wrong with it
@@ -96,31 +96,36 @@ class Worker:
     ) -> None:
         n_blocks = -(-n_entries // _BLOCK)
         self._library = native.library()
-        self._objective = objective
         self._sizes = _Sizes(n_rows, n_entries, n_teachers, 0 if classes is None else n_classes)
+        self._how = _Objective(
+            KINDS.index(objective.kind),
+            objective.beta,
+            1 / objective.temperature,
+            objective.divergence_weight / objective.temperature,  # the chain rule takes one 1/T of the T^2
+            objective.cross_entropy_weight,
+        )
         self._classes = None if classes is None else classes.to(torch.int32).contiguous()
-        self._exponentials = torch.empty(n_teachers * n_rows * n_entries, dtype=torch.float32)
-        self._blocks = torch.empty(n_teachers * n_rows * n_blocks, _BLOCK_FLOATS, dtype=torch.float32)
-        self._read = torch.empty(n_teachers * n_rows, _ROW_BYTES, dtype=torch.uint8)
-        self._scratch = torch.empty(2, n_entries, dtype=torch.float32)
-        self._own_blocks = torch.empty(n_blocks, _BLOCK_FLOATS, dtype=torch.float32)
+        # Exponentials, sums of blocks and of rows, of all teachers; then two rows of scratch and the student's blocks.
+        kept = n_teachers * n_rows
+        self._kept = torch.empty(kept * n_entries), torch.empty(kept * n_blocks, _BLOCK_FLOATS)
+        self._read = torch.empty(kept, _ROW_BYTES, dtype=torch.uint8)
+        self._scratch = torch.empty(2, n_entries), torch.empty(n_blocks, _BLOCK_FLOATS)
+        # Pointers of what stays are made once: a call should cost little beside its rows.
+        self._read_from = [_pointer(self._classes), *map(_pointer, (*self._kept, self._read))]
+        self._mix_from = [*self._read_from, *map(_pointer, self._scratch)]
 
     def read(
-        self, teachers: Sequence[Dense | Logits], labels: Int[Tensor, " R"] | None, *, measures: bool
+        self, teachers: Sequence[Float[Tensor, "R V"]], labels: Int[Tensor, " R"] | None, *, measures: bool
     ) -> Statistics | None:
-        """Read the teachers, ``[R V]`` each; return their statistics ``[K R]`` if they are wanted."""
-        values, labels = [_side_by_side(_values(one)) for one in teachers], _long(labels)
-        self._sizes.rows = len(values[0])
-        measured = self._blank(len(values)) if measures else None
+        """Read the teachers' scores; return their statistics ``[K R]`` if they are wanted."""
+        self._sizes.rows = len(teachers[0])
+        measured = self._blank(len(teachers)) if measures else None
         self._library.mashbill_read(
             ctypes.byref(self._sizes),
-            (_Rows * len(values))(*[_rows(one) for one in values]),
-            ctypes.c_float(1 / self._objective.temperature),
+            ctypes.byref(self._how),
+            (_Rows * len(teachers))(*[_rows(one) for one in teachers]),
             _pointer(labels),
-            _pointer(self._classes),
-            _pointer(self._exponentials),
-            _pointer(self._blocks),
-            _pointer(self._read),
+            *self._read_from,
             _pointer(measured),
         )
         return None if measured is None else _statistics(measured)
@@ -136,57 +141,38 @@ class Worker:
     ) -> Result:
         """Return the loss of the student's rows against what was read; its gradient goes to ``out``, any dtype."""
         # What is pointed at must have a name until the call is over.
-        objective, student, labels = self._objective, _side_by_side(logits), _long(labels)
-        how = _Objective(
-            KINDS.index(objective.kind),
-            objective.beta,
-            1 / objective.temperature,
-            objective.divergence_weight / objective.temperature,  # the chain rule takes one 1/T of the T^2
-            objective.cross_entropy_weight,
-        )
-        value = torch.empty(2, len(logits), dtype=torch.float64)
+        weights = log_weights.detach().to(torch.float32).contiguous()
+        values = torch.empty(2, len(logits), dtype=torch.float64)
         done = torch.empty(len(logits), dtype=torch.bool)
         measured = self._blank() if measures else None
-        weights = log_weights.detach().to(torch.float32).contiguous()
-        self._library.mashbill_mix(
+        n_left = self._library.mashbill_mix(
             ctypes.byref(self._sizes),
-            ctypes.byref(how),
-            ctypes.byref(_rows(student)),
+            ctypes.byref(self._how),
+            ctypes.byref(_rows(logits)),
             ctypes.byref(_rows(out)),
             _pointer(weights),
             _pointer(labels),
-            _pointer(self._classes),
-            _pointer(self._exponentials),
-            _pointer(self._blocks),
-            _pointer(self._read),
-            _pointer(self._scratch),
-            _pointer(self._own_blocks),
-            _pointer(value[0]),
-            _pointer(value[1]),
+            *self._mix_from,
+            _pointer(values),
             _pointer(measured),
             _pointer(done),
         )
-        divergence, cross_entropy = value.float()
-        return Result(divergence, cross_entropy, done, None if measured is None else _statistics(measured))
+        left = (~done).nonzero().squeeze(1) if n_left else None
+        divergence, cross_entropy = values.float().unbind()
+        return Result(divergence, cross_entropy, left, None if measured is None else _statistics(measured))
 
     def _blank(self, *n_teachers: int) -> Tensor:
         return torch.empty(*n_teachers, self._sizes.rows, _N_MEASURED + self._sizes.classes, dtype=torch.float64)
 
 
-def _values(teacher: Dense | Logits) -> Tensor:
+def values_of(teacher: Dense | Logits) -> Float[Tensor, "*batch V"]:
+    """Return a teacher's scores."""
     return teacher.logprobs if isinstance(teacher, Dense) else teacher.values
 
 
-def _side_by_side(values: Tensor) -> Tensor:
-    return values if values.stride(-1) == 1 else values.contiguous()
-
-
-def _rows(values: Tensor) -> _Rows:
+def _rows(values: Float[Tensor, "R V"]) -> _Rows:
+    """Say where some rows are; their entries must lie side by side."""
     return _Rows(values.data_ptr(), values.stride(0), _DTYPES[values.dtype])
-
-
-def _long(labels: Tensor | None) -> Tensor | None:
-    return None if labels is None else labels.long().contiguous()
 
 
 def _pointer(values: Tensor | None) -> ctypes.c_void_p | None:
