@@ -10,3 +10,5 @@ from .divergence import skew_kl as skew_kl
 from .divergence import total_variation as total_variation
 from .objective import LossOutput as LossOutput
 from .objective import Objective as Objective
+from .objective import Seen as Seen
+from .weighing import Weigh as Weigh

@@ -34,6 +34,7 @@ from .gradient import BoundedMGDA as BoundedMGDA
 from .gradient import GradientAlignment as GradientAlignment
 from .hybrid import Hybrid as Hybrid
 from .margin import Margin as Margin
+from .places import between as between
 from .sequential import Bayes as Bayes
 from .sequential import FixedShare as FixedShare
 from .shift import ShiftDistance as ShiftDistance

@@ -53,7 +53,7 @@ class Product:
 
     def __post_init__(self) -> None:
         for scale, rule, _ in self.parts:
-            _require_rule(rule, argument=scale)
+            require_rule(rule, argument=scale)
         _require_finish(self.order, self.bounds, self.guard)
         for scale, temperature in self.temperatures.items():
             if scale not in SCALES:
@@ -131,7 +131,7 @@ class Conformed:
     guard: Guard
 
     def __post_init__(self) -> None:
-        _require_rule(self.rule, argument="op")
+        require_rule(self.rule, argument="op")
         _require_finish(self.order, self.bounds, self.guard)
 
     @property
@@ -225,7 +225,8 @@ def _plain(order: Order) -> str | list[list[int]] | None:
     return [list(pair) for pair in order.pairs] if isinstance(order, SafetyOrder) else order
 
 
-def _require_rule(rule: object, *, argument: str) -> None:
+def require_rule(rule: object, *, argument: str) -> None:
+    """Raise ``TypeError`` for a class or a name in the place of a rule."""
     if isinstance(rule, type):
         raise TypeError(f"{argument}={rule.__name__} is a class; give it its options, as in {rule.__name__}()")
     if not callable(rule):

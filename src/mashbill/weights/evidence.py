@@ -1,7 +1,7 @@
 """What a weight rule may look at, and the contract that every rule keeps."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal, Protocol, cast, runtime_checkable
 
 import torch
@@ -121,6 +121,32 @@ class Evidence:
             features=torch.zeros(n_rows, 0, device=device),
             route=none - 1,
         )
+
+    @classmethod
+    def unread(
+        cls, teachers: tuple[str, ...], mask: Bool[Tensor, "B T"], *, n_entries: int, n_classes: int = 0
+    ) -> "Evidence":
+        """Evidence before anything is read: one task, one context, and statistics of NaN that take no memory.
+
+        What else is known of the rows goes in with ``dataclasses.replace``. For
+        :func:`mashbill.weights.between`.
+
+        Args:
+            teachers: Teacher ids.
+            mask: Positions that count.
+            n_entries: ``V``.
+            n_classes: Of how many classes of entries the mass will be measured.
+
+        >>> mask = torch.ones(2, 5, dtype=torch.bool)
+        >>> evidence = Evidence.unread(("large", "small"), mask, n_entries=3)
+        >>> evidence.statistics.entropy.shape, evidence.statistics.entropy.untyped_storage().nbytes()
+        (torch.Size([2, 2, 5]), 4)
+        """
+        unknown = torch.full((), torch.nan, device=mask.device).expand(len(teachers), *mask.shape)
+        names = (entry.name for entry in fields(Statistics))
+        by_class = unknown.unsqueeze(-1).expand(*unknown.shape, n_classes)
+        statistics = Statistics(**dict.fromkeys(names, unknown) | {"class_mass": by_class})
+        return replace(cls.plain(teachers, statistics, n_entries=n_entries), mask=mask)
 
 
 @runtime_checkable
