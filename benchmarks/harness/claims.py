@@ -107,8 +107,6 @@ def worst_exponent(record: list[Mapping[str, Any]]) -> float | None:
     In the number of teachers it is the one in what the loss must do, since the student costs something by itself; where
     teachers cost next to nothing only a growth that is more than linear counts.
     """
-    if any(one.get("note") for one in record):
-        return None
     off = []
     for axis, fit in [pair for one in record for pair in one["axes"].items()]:
         if axis != "teachers":
@@ -121,8 +119,6 @@ def worst_exponent(record: list[Mapping[str, Any]]) -> float | None:
 
 
 def worst_adaptive(record: list[Mapping[str, Any]]) -> float | None:
-    if any(one.get("note") for one in record):
-        return None
     return max(100 * (one["adaptive_s"][1] / one["fixed_s"][1] - 1) for one in record)
 
 

@@ -121,9 +121,6 @@ def adaptive(records: Sequence[Mapping[str, Any]] | None) -> str:
         return NOTHING
     rows = [["form", "fixed, s", "from entropies, s", "above"]]
     for one in records:
-        if one.get("note"):
-            rows.append([one["shape"]["form"], "", "", one["note"]])
-            continue
         fixed, entropies = one["fixed_s"][1], one["adaptive_s"][1]
         above = f"{100 * (entropies / fixed - 1):+.1f} %"
         rows.append([one["shape"]["form"], f"{fixed:.4f}", f"{entropies:.4f}", above])

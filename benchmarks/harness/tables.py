@@ -116,8 +116,6 @@ def as_text(record: Mapping[str, Any]) -> str:
 def growth_text(record: Mapping[str, Any]) -> str:
     """Return the exponents, and the times that they were fitted to."""
     text = [f"== growth: {title(record)}"]
-    if record.get("note"):
-        return "\n".join([*text, f"not timed: {record['note']}", ""])
     rows = [["axis", "exponent", "in work", "seconds at each size"]]
     for axis, fit in record["axes"].items():
         times = ", ".join(
@@ -134,11 +132,9 @@ def in_work(fit: Mapping[str, Any]) -> str:
 
 def adaptive_text(record: Mapping[str, Any]) -> str:
     """Return what adaptive weights cost."""
-    text = f"== adaptive weights: {title(record)}\n"
-    if record.get("note"):
-        return f"{text}not timed: {record['note']}\n"
     return (
-        f"{text}fixed {_number(record['fixed_s'][1])} s, from entropies {_number(record['adaptive_s'][1])} s: "
+        f"== adaptive weights: {title(record)}\n"
+        f"fixed {_number(record['fixed_s'][1])} s, from entropies {_number(record['adaptive_s'][1])} s: "
         f"{100 * (record['adaptive_s'][1] / record['fixed_s'][1] - 1):+.1f} %\n"
     )
 

@@ -10,6 +10,7 @@ import torch
 from harness.forms import Form, Inputs, naive
 from mashbill.distributions.scores import Logits, Projected
 from mashbill.losses.call import distillation_loss
+from mashbill.losses.weighing import Weigh
 
 Kind = Literal["ours", "plain", "peer", "floor"]
 
@@ -72,7 +73,7 @@ def teachers_of(inputs: Inputs) -> list[Any]:
 
 
 def ours(
-    inputs: Inputs, *, impl: str = "auto", in_place: bool = False, log_weights: torch.Tensor | None = None
+    inputs: Inputs, *, impl: str = "auto", in_place: bool = False, log_weights: torch.Tensor | Weigh | None = None
 ) -> torch.Tensor:
     """Call the library as a user would."""
     options: dict[str, Any] = {"impl": impl, "divergence": inputs.divergence, "scale": 1 / inputs.rows}
