@@ -29,7 +29,7 @@ def between(operator: WeightOperator, evidence: Evidence) -> Callable[[Statistic
     """Return a function for ``distillation_loss(..., log_weights=)`` from an operator and what is known beforehand.
 
     ``(statistics [K R], places [R]) -> log-weights [K R]``: what ``operator(evidence)`` says at the places ``b T + t``
-    of a batch with these statistics. It keeps no state and may be called from several threads; a call costs some 30
+    of a batch with these statistics. It keeps no state and may be called from several threads; a call costs about 20
     microseconds beside the operator's own. Making one costs up to seven calls of the operator, which is tried on random
     statistics.
 
