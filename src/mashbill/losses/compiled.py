@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 
-import torch
-
 from mashbill import numerics
 from mashbill.distributions.dense import Dense
 from mashbill.distributions.scores import Logits
@@ -33,7 +31,7 @@ def start(logits: Float[Tensor, "B T V"], job: Job, grad: Float[Tensor, "B T V"]
         classes=weighing.classes if weighing.needs_statistics else None,
         n_classes=weighing.n_classes,
     )
-    spare = torch.empty(n_each, n_entries, dtype=logits.dtype)  # touched only if it is written to
+    spare = logits.new_empty(n_each, n_entries)  # touched only if it is written to
 
     labels = None if job.labels is None else job.labels.long()
     views = [rows_of(native_rows.values_of(one)) for one in job.teachers if isinstance(one, Dense | Logits)]
@@ -48,7 +46,7 @@ def start(logits: Float[Tensor, "B T V"], job: Job, grad: Float[Tensor, "B T V"]
         weighing.tell(rows, teachers=statistics, student=done.student, log_weights=log_weights)
         if done.left is not None:
             part = Rows(rows.index[done.left], None, rows.n_positions)
-            again = torch.empty(job.n_buffers, len(done.left), n_entries, dtype=wide)
+            again = logits.new_empty(job.n_buffers, len(done.left), n_entries, dtype=wide)
             weights, left = log_weights.index_select(-1, done.left), here.index_select(0, done.left)
             value, label_loss = whole.chunk(left, part, job, list(again), log_weights=weights)
             done.divergence.index_copy_(0, done.left, value)

@@ -10,11 +10,14 @@
 #include <stdint.h>
 #include <string.h>
 
-#define BLOCK 1024
+#define BLOCK 512 /* sums of more would lose digits where vectors are short */
 #define MOST_TEACHERS 64
 #define LOG_ZERO -1e4f /* as mashbill.numerics.LOG_ZERO */
 #define TINY 1.17549435e-38f
 #define LOST 1e-24 /* student mass on entries whose pool underflowed that no longer moves a reverse KL */
+/* Below FAINT, what a pool lacks of teachers that underflowed (1e-38 at most) shows in its log, by half a nat at most. */
+#define FAINT 1e-32f
+#define BLURRED 1e-7 /* student mass there that no longer moves a reverse KL */
 
 enum dtype { FLOAT32, BFLOAT16, FLOAT16 };
 enum kind { FORWARD_KL, REVERSE_KL, JS };
@@ -64,7 +67,7 @@ static inline float exp_at(float at) {
 
 static inline float exp_of(float x) { return exp_at(x < -88.0f ? -88.0f : x); }
 
-/* log for normal x > 0; relative error 1e-7. */
+/* log for normal x > 0; relative error 1e-7. Of NaN it is a number. */
 static inline float log_of(float x) {
     uint32_t bits = float_to_bits(x);
     uint32_t shifted = bits - 0x3f3504f3u; /* mantissa in [sqrt(1/2), sqrt(2)) */
@@ -203,7 +206,7 @@ static struct row read_row(
         row.total += factor_of(blocks[b].peak, row.peak, inverse_t) * blocks[b].total;
         if (has_plain) row.plain += factor_of(blocks[b].peak, row.peak, 1) * blocks[b].plain;
     }
-    if (row.total == 0) row.total = NAN; /* a row without any finite entry has no distribution */
+    if (row.total == 0) row.total = row.plain = NAN; /* a row without any finite entry has no distribution */
     return row;
 }
 
@@ -289,6 +292,15 @@ struct sizes {
     int64_t rows, entries, teachers, classes;
 };
 
+/* Whether the compiler knew 16 bit floats: without them load and store do nothing. */
+int mashbill_has_float16(void) {
+#ifdef __FLT16_MAX__
+    return 1;
+#else
+    return 0;
+#endif
+}
+
 struct objective {
     int32_t kind;
     float beta, inverse_t;
@@ -317,6 +329,22 @@ void mashbill_read(
                 measured + place * (5 + sizes->classes)
             );
         }
+}
+
+/* q [R V] += weight softmax(z / T) of one teacher. `e` holds V floats, `blocks` B. */
+void mashbill_add(
+    const struct sizes *sizes, const struct objective *how, const struct rows *teacher, const float *log_weights,
+    float *e, struct block *blocks, float *q
+) {
+    for (int64_t r = 0; r < sizes->rows; r++) {
+        struct row row =
+            read_row(row_of(teacher, r), teacher->dtype, sizes->entries, how->inverse_t, e, blocks, 0);
+        double by = exp(log_weights[r]) / row.total;
+        for (int64_t at = 0, b = 0; at < sizes->entries; at += BLOCK, b++) {
+            float here = (float)(by * factor_of(blocks[b].peak, row.peak, how->inverse_t));
+            add(e + at, size_of_block(at, sizes->entries), here, q + r * sizes->entries + at);
+        }
+    }
 }
 
 /* One row, as the divergences need it. */
@@ -438,22 +466,23 @@ static int by_student(
     float buffer[BLOCK], q[BLOCK], g[BLOCK];
     float peak = task->row.peak, log_total = (float)log(task->row.total), inverse_t = task->how.inverse_t;
     float beta = task->how.kind == JS ? task->how.beta : 1;
-    double of_student = 0, of_target = 0, lost = 0, rest = 0;
+    double of_student = 0, of_target = 0, lost = 0, blurred = 0, rest = 0;
     for (int64_t at = 0, b = 0; at < task->n_entries; at += BLOCK, b++) {
         int n = size_of_block(at, task->n_entries);
         const float *x = load(from, dtype, at, n, buffer), *own = task->own + at;
         float *restrict to = ascent + at;
         float by = (float)(factor_of(task->own_blocks[b].peak, peak, inverse_t) / task->row.total);
-        float sum = 0, other = 0, under = 0;
+        float sum = 0, other = 0, under = 0, faint = 0;
         pool(task, b, n, q);
         if (task->how.kind == REVERSE_KL) {
-#pragma omp simd reduction(+ : sum, under)
+#pragma omp simd reduction(+ : sum, under, faint)
             for (int i = 0; i < n; i++) {
                 float p = own[i] * by, logprob = (x[i] - peak) * inverse_t - log_total;
                 logprob = logprob < LOG_ZERO ? LOG_ZERO : logprob;
                 to[i] = p * (logprob - log_of(q[i] < TINY ? TINY : q[i]));
                 sum += to[i];
                 under += q[i] < TINY ? p : 0.0f;
+                faint += q[i] < FAINT ? p : 0.0f;
             }
         } else {
 #pragma omp simd reduction(+ : sum, other)
@@ -470,8 +499,9 @@ static int by_student(
         of_student += sum;
         of_target += other;
         lost += under;
+        blurred += faint;
     }
-    if (lost > LOST) return 0;
+    if (lost > LOST || blurred > BLURRED) return 0;
     float total = (float)of_student, weight = task->how.weight * (task->how.kind == JS ? 1 - beta : 1);
     *value = task->how.kind == JS ? beta * of_target + (1 - beta) * of_student : of_student;
     /* Twice: where one entry has nearly all the mass, what remains is the rounding of that entry. */
@@ -523,9 +553,11 @@ int64_t mashbill_mix(
         for (int k = 0; k < task.n_teachers; k++) {
             const struct row *teacher = read + k * sizes->rows + r;
             double weight = exp(log_weights[k * sizes->rows + r]);
-            task.factors[k] = weight == 0 ? 0 : weight / teacher->total;
+            task.factors[k] = weight / teacher->total;
             task.peaks[k] = teacher->peak;
             task.sum_weights += weight;
+            /* A teacher without a distribution, switched off or not: no number of this row means anything. */
+            if (isnan(task.factors[k])) task.row.total = NAN;
         }
         if (measured != NULL)
             measure(

@@ -49,10 +49,15 @@ def library() -> ctypes.CDLL:
     Raises:
         UnavailableError: There is no compiler, it fails, or the result cannot be kept or loaded.
     """
-    found = _library(os.environ.get("MASHBILL_NATIVE", "1"), os.environ.get("CC", "cc"))
+    found = _library(os.environ.get("MASHBILL_NATIVE", "1"), os.environ.get("CC", "").strip() or "cc")
     if isinstance(found, str):
         raise UnavailableError(found)
     return found
+
+
+def has_float16() -> bool:
+    """Whether the compiler knew 16 bit floats: GCC before 12 did not on x86."""
+    return bool(library().mashbill_has_float16())
 
 
 @functools.cache
@@ -60,37 +65,49 @@ def _library(switch: str, compiler: str) -> ctypes.CDLL | str:
     """Return the library, or why there is none: a failure is remembered as well, since building again costs seconds."""
     if switch == "0":
         return "MASHBILL_NATIVE=0 is set"
-    path = shutil.which(compiler)
+    command = [compiler] if shutil.which(compiler) else compiler.split()  # "ccache gcc", or a path with blanks
+    path = shutil.which(command[0])
     if path is None:
         return f"there is no C compiler {compiler!r}; install one, or name another in CC"
     try:
-        found = ctypes.CDLL(str(_built(path)))
-    except (OSError, subprocess.SubprocessError) as error:
+        found = _loaded([path, *command[1:]])
+        found.mashbill_mix.restype = ctypes.c_int64
+    except (OSError, AttributeError, subprocess.SubprocessError) as error:
         return f"the compiled loops could not be built or loaded: {error}"
-    found.mashbill_mix.restype = ctypes.c_int64
     return found
 
 
-def _built(compiler: str) -> Path:
-    flags = (*FLAGS, *_OF_PROCESSOR.get(platform.machine(), ()))
-    parts = [SOURCE.read_bytes(), repr(flags).encode(), _version(compiler), _processor()]
-    target = _cache() / f"native-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:24]}.so"
-    if target.is_file():
-        return target
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        out = Path(folder) / target.name
+def _loaded(compiler: list[str]) -> ctypes.CDLL:
+    command = [*compiler, *FLAGS, *_OF_PROCESSOR.get(platform.machine(), ())]
+    parts = [SOURCE.read_bytes(), repr(command).encode(), _version(compiler), _processor()]
+    folder, stem = _cache(), f"native-{_digest(b'|'.join(parts))}"
+    whole = (path for path in folder.glob(f"{stem}-*.so") if path.name == _name(stem, path))
+    return ctypes.CDLL(str(next(whole, None) or _built(command, folder, stem)))
+
+
+def _built(command: list[str], folder: Path, stem: str) -> Path:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as aside:
+        out = Path(aside) / "native.so"
         done = subprocess.run(
-            [compiler, *flags, "-fPIC", "-shared", str(SOURCE), "-o", str(out), "-lm"],
+            [*command, "-fPIC", "-shared", str(SOURCE), "-o", str(out), "-lm"],
             capture_output=True,
-            text=True,
             timeout=_PATIENCE_S,
             check=False,
         )
         if done.returncode != 0:
-            raise OSError(f"{compiler} failed: {done.stderr.strip()[:500]}")
-        out.replace(target)  # In one step: other processes may be building the same.
-    return target
+            raise OSError(f"{command[0]} failed: {done.stderr.decode(errors='replace').strip()[:500]}")
+        # In one step: other processes may be building the same.
+        return out.replace(folder / _name(stem, out))
+
+
+def _name(stem: str, path: Path) -> str:
+    """Name a library after its bytes: loading what a crash left half written would end the process."""
+    return f"{stem}-{_digest(path.read_bytes())}.so"
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:24]
 
 
 def _cache() -> Path:
@@ -101,8 +118,8 @@ def _cache() -> Path:
         raise OSError(f"there is no home folder to keep them in: {error}") from error
 
 
-def _version(compiler: str) -> bytes:
-    return subprocess.run([compiler, "--version"], capture_output=True, timeout=_PATIENCE_S, check=True).stdout
+def _version(compiler: list[str]) -> bytes:
+    return subprocess.run([*compiler, "--version"], capture_output=True, timeout=_PATIENCE_S, check=True).stdout
 
 
 def _processor() -> bytes:

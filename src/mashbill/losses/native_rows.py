@@ -15,7 +15,7 @@ from mashbill.losses.triton_scope import KINDS
 from mashbill.shapes import Float, Int, Tensor
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-_BLOCK, _BLOCK_FLOATS, _ROW_BYTES, _N_MEASURED = 1024, 5, 24, 5  # as in native.c
+_BLOCK, _BLOCK_FLOATS, _ROW_BYTES, _N_MEASURED = 512, 5, 24, 5  # as in native.c
 _MOST_TEACHERS = 64
 _HOTTEST = 50.0  # above it a Dense teacher's exp(LOG_ZERO / T) is mass that must be taken away again
 
@@ -56,18 +56,20 @@ def covers(
     logits: Float[Tensor, "B T V"], teachers: Sequence[object], labels: Int[Tensor, "B T"] | None, objective: Objective
 ) -> bool:
     """Return whether the loops can do a loss: what they cannot is left to PyTorch, without a word."""
-    if logits.device.type != "cpu" or logits.dtype not in _DTYPES or len(teachers) > _MOST_TEACHERS:
-        return False
     if objective.kind not in KINDS or objective.pool != "linear" or not objective.reads_teachers:
         return False
+    if logits.numel() == 0 or len(teachers) > _MOST_TEACHERS:
+        return False
+    scores = [logits]
     for one in teachers:
-        if not isinstance(one, Dense | Logits):
+        if not isinstance(one, Dense | Logits) or (isinstance(one, Dense) and objective.temperature > _HOTTEST):
             return False
-        if values_of(one).dtype not in _DTYPES or (isinstance(one, Dense) and objective.temperature > _HOTTEST):
-            return False
-    if labels is not None and int(labels.max()) >= logits.shape[-1]:
-        return False  # and PyTorch says what is wrong with it
-    return native.is_available()
+        scores.append(values_of(one))
+    if labels is not None and (labels.device.type != "cpu" or int(labels.max()) >= logits.shape[-1]):
+        return False  # and PyTorch says what is wrong with them
+    is_readable = all(one.device.type == "cpu" and one.dtype in _DTYPES for one in scores)
+    has_float16 = any(one.dtype == torch.float16 for one in scores)
+    return is_readable and native.is_available() and (native.has_float16() or not has_float16)
 
 
 class Worker:
@@ -104,12 +106,12 @@ class Worker:
             objective.divergence_weight / objective.temperature,  # the chain rule takes one 1/T of the T^2
             objective.cross_entropy_weight,
         )
-        self._classes = None if classes is None else classes.to(torch.int32).contiguous()
+        self._classes = None if classes is None else classes.to("cpu", torch.int32).contiguous()
         # Exponentials, sums of blocks and of rows, of all teachers; then two rows of scratch and the student's blocks.
         kept = n_teachers * n_rows
-        self._kept = torch.empty(kept * n_entries), torch.empty(kept * n_blocks, _BLOCK_FLOATS)
-        self._read = torch.empty(kept, _ROW_BYTES, dtype=torch.uint8)
-        self._scratch = torch.empty(2, n_entries), torch.empty(n_blocks, _BLOCK_FLOATS)
+        self._kept = _blank(kept * n_entries), _blank(kept * n_blocks, _BLOCK_FLOATS)
+        self._read = _blank(kept, _ROW_BYTES, dtype=torch.uint8)
+        self._scratch = _blank(2, n_entries), _blank(n_blocks, _BLOCK_FLOATS)
         # Pointers of what stays are made once: a call should cost little beside its rows.
         self._read_from = [_pointer(self._classes), *map(_pointer, (*self._kept, self._read))]
         self._mix_from = [*self._read_from, *map(_pointer, self._scratch)]
@@ -119,7 +121,7 @@ class Worker:
     ) -> Statistics | None:
         """Read the teachers' scores; return their statistics ``[K R]`` if they are wanted."""
         self._sizes.rows = len(teachers[0])
-        measured = self._blank(len(teachers)) if measures else None
+        measured = self._numbers(len(teachers)) if measures else None
         self._library.mashbill_read(
             ctypes.byref(self._sizes),
             ctypes.byref(self._how),
@@ -142,9 +144,9 @@ class Worker:
         """Return the loss of the student's rows against what was read; its gradient goes to ``out``, any dtype."""
         # What is pointed at must have a name until the call is over.
         weights = log_weights.detach().to(torch.float32).contiguous()
-        values = torch.empty(2, len(logits), dtype=torch.float64)
-        done = torch.empty(len(logits), dtype=torch.bool)
-        measured = self._blank() if measures else None
+        values = _blank(2, len(logits), dtype=torch.float64)
+        done = _blank(len(logits), dtype=torch.bool)
+        measured = self._numbers() if measures else None
         n_left = self._library.mashbill_mix(
             ctypes.byref(self._sizes),
             ctypes.byref(self._how),
@@ -161,8 +163,21 @@ class Worker:
         divergence, cross_entropy = values.float().unbind()
         return Result(divergence, cross_entropy, left, None if measured is None else _statistics(measured))
 
-    def _blank(self, *n_teachers: int) -> Tensor:
-        return torch.empty(*n_teachers, self._sizes.rows, _N_MEASURED + self._sizes.classes, dtype=torch.float64)
+    def add(self, q: Float[Tensor, "R V"], teacher: Float[Tensor, "R V"], log_weight: Float[Tensor, " R"]) -> None:
+        """Add ``w softmax(z / T)`` of one teacher to ``q``, float32 and side by side; forgets what was read."""
+        self._sizes.rows = len(q)
+        weights = log_weight.to(torch.float32).contiguous()
+        self._library.mashbill_add(
+            ctypes.byref(self._sizes),
+            ctypes.byref(self._how),
+            ctypes.byref(_rows(teacher)),
+            _pointer(weights),
+            *map(_pointer, self._kept),
+            _pointer(q),
+        )
+
+    def _numbers(self, *n_teachers: int) -> Tensor:
+        return _blank(*n_teachers, self._sizes.rows, _N_MEASURED + self._sizes.classes, dtype=torch.float64)
 
 
 def values_of(teacher: Dense | Logits) -> Float[Tensor, "*batch V"]:
@@ -173,6 +188,11 @@ def values_of(teacher: Dense | Logits) -> Float[Tensor, "*batch V"]:
 def _rows(values: Float[Tensor, "R V"]) -> _Rows:
     """Say where some rows are; their entries must lie side by side."""
     return _Rows(values.data_ptr(), values.stride(0), _DTYPES[values.dtype])
+
+
+def _blank(*sizes: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return memory of the processor, wherever PyTorch would put a tensor by default."""
+    return torch.empty(*sizes, dtype=dtype, device="cpu")
 
 
 def _pointer(values: Tensor | None) -> ctypes.c_void_p | None:

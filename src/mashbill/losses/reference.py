@@ -30,10 +30,16 @@ def distillation_loss(
     logits = numerics.widen(rows.select(student_logits))
     logprobs = numerics.log_softmax(logits)
     divergence = logprobs.new_zeros(len(logprobs))
-    weights = weighing.settled(student_logits, teachers, labels, mask, n_each=len(logits)).index_select(-1, rows.index)
+    weights = weighing.settled(student_logits, teachers, labels, mask, n_each=max(1, len(logits)))
     if objective.reads_teachers:
         divergence = _divergence(
-            logits, logprobs, rows, teachers, weights.to(logits.dtype), objective=objective, classes=weighing.classes
+            logits,
+            logprobs,
+            rows,
+            teachers,
+            weights.index_select(-1, rows.index).to(logits.dtype),
+            objective=objective,
+            classes=weighing.classes,
         )
     cross_entropy = _cross_entropy(logprobs, None if labels is None else rows.select(labels))
     total = objective.divergence_weight * divergence.sum() + objective.cross_entropy_weight * cross_entropy.sum()

@@ -126,7 +126,7 @@ class Weighing:
                 f"log_weights gave {list(found.shape)} for statistics of {n_teachers} teachers at {n_rows} positions; "
                 f"it must give [{n_teachers} {n_rows}]"
             )
-        return found.to(rows.index.device, dtype)
+        return found.detach().to(rows.index.device, dtype)
 
     def part(self, rows: Rows) -> "Weighing":
         """Return the weighing of some rows, as a batch of their own."""
@@ -144,6 +144,7 @@ class Weighing:
     def _places(self, rows: Rows) -> Tensor:
         return rows.index if self.places is None else self.places.index_select(0, rows.index)
 
+    @torch.no_grad()
     def settled(
         self,
         student: Float[Tensor, "B T V"],
@@ -163,7 +164,8 @@ class Weighing:
         for rows in counted(mask, n_each=n_each):
             here = rows.select(student.detach())
             wanted = None if labels is None else rows.select(labels)
-            each = [self.measure(rows.take(one, like=here), wanted) for one in teachers]
+            like = here.new_empty(0, dtype=wide)  # a list would be rounded to the logits' dtype
+            each = [self.measure(rows.take(one, like=like), wanted) for one in teachers]
             statistics = Statistics.stack(each).to(wide)
             log_weights = self.at(rows, statistics, dtype=wide)
             found.index_copy_(-1, rows.index, log_weights)
