@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from mashbill.distributions import Dense, TopK
-from mashbill.losses import LossOutput, distillation_loss
+from mashbill.distributions import Dense, Logits, TopK
+from mashbill.losses import LossOutput, distillation_loss, native, native_rows
 
 
 @dataclass(frozen=True)
 class Problem:
     logits: torch.Tensor
-    teachers: tuple[Dense | TopK, ...]
+    teachers: tuple[Dense | Logits | TopK, ...]
     log_weights: torch.Tensor
     mask: torch.Tensor
     labels: torch.Tensor
@@ -28,13 +28,15 @@ class Problem:
 
     def to(self, dtype: torch.dtype) -> "Problem":
         """Cast logits, teachers and weights."""
-        teachers = tuple(
-            Dense(one.logprobs.to(dtype))
-            if isinstance(one, Dense)
-            else TopK(one.ids, one.logprobs.to(dtype), one.log_tail.to(dtype), one.n_entries)
-            for one in self.teachers
-        )
+        teachers = tuple(cast(one, dtype) for one in self.teachers)
         return replace(self, logits=self.logits.to(dtype), teachers=teachers, log_weights=self.log_weights.to(dtype))
+
+
+def cast(teacher, dtype: torch.dtype):
+    """Cast a teacher's numbers."""
+    if isinstance(teacher, TopK):
+        return TopK(teacher.ids, teacher.logprobs.to(dtype), teacher.log_tail.to(dtype), teacher.n_entries)
+    return Dense(teacher.logprobs.to(dtype)) if isinstance(teacher, Dense) else Logits(teacher.values.to(dtype))
 
 
 def build(
@@ -48,9 +50,12 @@ def build(
     n_rows, n_positions, n_entries = shape
     teachers = []
     for index in range(n_teachers):
-        dense = Dense.from_logits(noise(*shape) * spread)
+        scores = noise(*shape) * spread
+        dense = Dense.from_logits(scores)
         is_stored = kind == "topk" or (kind == "mixed" and index % 2 == 1)
         teachers.append(TopK.from_logprobs(dense.logprobs, k=k) if is_stored else dense)
+        if kind == "logits":
+            teachers[-1] = Logits(scores)
     mask = torch.rand(n_rows, n_positions, generator=generator) < 0.7
     mask[0, 0] = True
     labels = torch.randint(0, n_entries, (n_rows, n_positions), generator=generator)
@@ -62,3 +67,28 @@ def build(
 @pytest.fixture
 def problem() -> Callable[..., Problem]:
     return build
+
+
+@dataclass
+class Mixed:
+    """Rows that the compiled loops were given to mix, and those of them that they left to PyTorch."""
+
+    n: int = 0
+    n_left: int = 0
+
+
+@pytest.fixture
+def mixed(monkeypatch) -> Mixed:
+    """Count what the compiled loops do; a test that asks for this is skipped where they cannot be built."""
+    if (why := native.why_not()) is not None:
+        pytest.skip(why)
+    count, mix = Mixed(), native_rows.Worker.mix
+
+    def counted(self, logits, *arguments, **options):
+        found = mix(self, logits, *arguments, **options)
+        count.n += len(logits)
+        count.n_left += 0 if found.left is None else len(found.left)
+        return found
+
+    monkeypatch.setattr(native_rows.Worker, "mix", counted)
+    return count

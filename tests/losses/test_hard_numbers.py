@@ -1,4 +1,4 @@
-"""Numbers that turn a plain loop into NaN, infinity or a wrong answer: the chunked loss in float32 on each."""
+"""Numbers that turn a plain loop into NaN, infinity or a wrong answer: the fast losses in float32 on each."""
 
 from dataclasses import replace
 
@@ -65,12 +65,12 @@ HARD = [
 
 @pytest.mark.parametrize("name", HARD)
 @pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "js"])
-@pytest.mark.parametrize("pool", ["linear", "log_linear"])
-def test_hard_numbers(problem, name, divergence, pool):
+@pytest.mark.parametrize(("impl", "pool"), [("chunked", "linear"), ("chunked", "log_linear"), ("auto", "linear")])
+def test_hard_numbers(problem, name, divergence, impl, pool):
     case = hard(problem, name)
     for temperature in TEMPERATURES:
         options = {"divergence": divergence, "pool": pool, "temperature": temperature, "cross_entropy": 0.2}
-        loss, gradient = case.solve(impl="chunked", **options)
+        loss, gradient = case.solve(impl=impl, **options)
         twin, exact = case.to(torch.float64).solve(impl="reference", **options)
         assert loss.total.isfinite()
         assert gradient.isfinite().all()
@@ -80,11 +80,13 @@ def test_hard_numbers(problem, name, divergence, pool):
         assert (gradient - exact).norm() <= 2e-6 * exact.norm() + 1e-6, (temperature, name)
 
 
-def test_float32_is_as_good_as_float64_up_to_rounding(problem):
+@pytest.mark.parametrize("impl", ["chunked", "auto"])
+def test_float32_is_as_good_as_float64_up_to_rounding(problem, impl):
     for divergence, temperature in (("forward_kl", 1.0), ("reverse_kl", 1.0), ("js", 2.0), ("forward_kl", 20.0)):
-        case = problem(shape=(2, 16, 4000), kind="mixed", k=16, dtype=torch.float32)
+        kind = "mixed" if impl == "chunked" else "dense"
+        case = problem(shape=(2, 16, 4000), kind=kind, k=16, dtype=torch.float32)
         options = {"divergence": divergence, "temperature": temperature}
-        loss, gradient = case.solve(impl="chunked", **options)
+        loss, gradient = case.solve(impl=impl, **options)
         twin, exact = case.to(torch.float64).solve(impl="reference", **options)
         assert (gradient - exact).norm() <= 2e-6 * exact.norm()
         assert abs(loss.total.item() - twin.total.item()) <= 2e-6 * abs(twin.total.item())
@@ -112,10 +114,11 @@ def test_huge_temperature_keeps_impossible_entries_impossible(problem):
         assert (gradient - exact).norm() <= 1e-6 * exact.norm()
 
 
-def test_sharpening_flat_teachers_does_not_underflow(problem):
+@pytest.mark.parametrize("impl", ["chunked", "auto"])
+def test_sharpening_flat_teachers_does_not_underflow(problem, impl):
     # At T = 0.1 a teacher that is nearly even over 20 000 entries has exp(10 log p) around e^-99, below float32.
     case = problem(shape=(1, 4, 20_000), spread=0.05, dtype=torch.float32)
-    loss, gradient = case.solve(impl="chunked", temperature=0.1)
+    loss, gradient = case.solve(impl=impl, temperature=0.1)
     twin, exact = case.to(torch.float64).solve(impl="reference", temperature=0.1)
     torch.testing.assert_close(loss.divergence.double(), twin.divergence, rtol=2e-6, atol=2e-6)
     assert (gradient - exact).norm() <= 5e-6 * exact.norm()

@@ -250,7 +250,7 @@ static void measure(
     const int32_t *classes, int n_classes, double *out
 ) {
     double weighted = 0, squares = 0, log_plain = log(row.plain), *mass = out + 5;
-    memset(mass, 0, n_classes * sizeof(double));
+    for (int c = 0; c < n_classes; c++) mass[c] = isnan(row.plain) ? NAN : 0;
     for (int64_t at = 0, b = 0; at < n_entries; at += BLOCK, b++) {
         double by = factor_of(blocks[b].peak, row.peak, 1);
         if (by == 0) continue;
