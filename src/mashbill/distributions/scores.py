@@ -82,17 +82,20 @@ class Projected:
         return capped(product * self.scale, self.softcap)
 
     @torch.no_grad()
-    def at(self, states: Float[Tensor, "R D"], *, out: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
-        """Return the scores of some hidden states in ``out``, without gradient.
+    def at(
+        self, states: Float[Tensor, "R D"], *, out: Float[Tensor, "R E"], entries: slice = slice(None)
+    ) -> Float[Tensor, "R E"]:
+        """Return the scores of some hidden states at some entries in ``out``, without gradient.
 
         The product is taken in the dtype of the head.
         """
-        if states.dtype == out.dtype == self.weight.dtype:
-            torch.mm(states, self.weight.T, out=out)
+        weight = self.weight[entries]
+        if states.dtype == out.dtype == weight.dtype:
+            torch.mm(states, weight.T, out=out)
         else:
-            out.copy_(narrow_product(states, self.weight.T))
+            out.copy_(narrow_product(states, weight.T))
         if self.bias is not None:
-            out.add_(self.bias)
+            out.add_(self.bias[entries])
         if self.scale != 1:
             out.mul_(self.scale)
         return out if self.softcap is None else out.copy_(capped(out, self.softcap))

@@ -6,8 +6,8 @@ products for the gradients by hidden states and head. So ``3 + K`` products of t
 inputs the head's own gradient and that fixed amount, whatever the number of positions, entries and teachers.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,16 +17,20 @@ from mashbill import numerics
 from mashbill.distributions.dense import Dense
 from mashbill.distributions.scores import Logits, Projected, narrow_product
 from mashbill.distributions.topk import TopK
-from mashbill.losses import chunked
+from mashbill.losses import chunked, gradient, mixture, native_rows, parallel
 from mashbill.losses.job import Job
 from mashbill.losses.objective import LossOutput, Objective
-from mashbill.losses.rows import Answers, Rows, counted
+from mashbill.losses.rows import Answers, Rows, counted, rows_at_once
 from mashbill.losses.weighing import Weighing
-from mashbill.shapes import Bool, Int, Tensor
+from mashbill.shapes import Bool, Float, Int, Tensor
 
-MEMORY = 72 * 2**20
+MEMORY = 84 * 2**20
 """Bytes for scores on the CPU; other devices take ``MEMORY_ELSEWHERE``, because small products leave them idle."""
 MEMORY_ELSEWHERE = 2**30
+TILE = 1024
+"""Entries of a head to multiply by at a time; products of few rows and a large head are a fifth slower at once."""
+TILE_ELSEWHERE = 2**16
+_EVEN = 16  # Products of other numbers of rows are up to a fifth slower.
 
 
 @dataclass(frozen=True)
@@ -120,12 +124,39 @@ class _Gradients:
 
     def add(self, scores: Tensor, states: Tensor, weight: Tensor, rows: Rows) -> None:
         """Add what a chunk's gradient by its scores gives: two products of the head's size."""
+        narrow = scores
+        if weight.dtype == torch.bfloat16:  # float16 would lose small gradients
+            narrow, states = scores.to(torch.bfloat16), states.to(torch.bfloat16)
         if self.hidden is not None:
-            rows.store(narrow_product(scores, weight), into=self.hidden)
-        if self.weight is not None:
+            rows.store(narrow_product(narrow, weight), into=self.hidden)
+        if self.weight is not None and narrow.dtype == self.weight.dtype:
             self.weight.addmm_(scores.T, states.to(scores.dtype))
+        elif self.weight is not None:
+            total = self.weight
+            _in_tiles(total, lambda tile: total[tile].add_(narrow[:, tile].T @ states))
         if self.bias is not None:
             self.bias.add_(scores.sum(dim=0))
+
+
+def _scores(projected: Projected, states: Tensor, *, out: Tensor) -> Tensor:
+    """Return the scores of some hidden states over all entries, in ``out``."""
+    _in_tiles(out.T, lambda tile: projected.at(states, out=out[:, tile], entries=tile))
+    return out
+
+
+def _in_tiles(whole: Tensor, work: Callable[[slice], object]) -> None:
+    """Work on parts of the first axis, entries: a core's cache holds one, and each core has its own."""
+    _spread(whole, TILE if whole.device.type == "cpu" else TILE_ELSEWHERE, lambda: work)
+
+
+def _in_rows(whole: Float[Tensor, "R V"], start: Callable[[], Callable[[slice], object]]) -> None:
+    """Work on a few rows at a time; ``start`` is called once for each thread."""
+    _spread(whole, rows_at_once(whole.shape[-1], whole.device), start)
+
+
+def _spread(whole: Tensor, n_each: int, start: Callable[[], Callable[[slice], object]]) -> None:
+    parts = [slice(first, first + n_each) for first in range(0, len(whole), n_each)]
+    parallel.spread(parts, start, device=whole.device)
 
 
 def _compute(student: Projected, job: _Job, gradients: _Gradients) -> tuple[Tensor, Tensor, Tensor]:
@@ -133,18 +164,23 @@ def _compute(student: Projected, job: _Job, gradients: _Gradients) -> tuple[Tens
     n_positions, n_entries, objective = job.mask.numel(), student.n_entries, job.objective
     divergence = torch.zeros(n_positions, dtype=wide, device=device)
     cross_entropy = torch.zeros_like(divergence)
-    n_kept = 1 + sum(isinstance(one, Projected) for one in job.teachers) + (student.softcap is not None)
+    make = _pool_early if _pools_early(job) else _answer_apart
+    dtypes = _dtypes(student, job, wide)
     memory = MEMORY if device.type == "cpu" else MEMORY_ELSEWHERE
-    n_each = max(1, min(memory // (n_kept * n_entries * divergence.element_size()), n_positions))
-    kept = torch.empty(n_kept, n_each, n_entries, dtype=wide, device=device)
+    n_each = memory // (n_entries * sum(one.itemsize for one in dtypes))
+    n_each = max(1, min(n_each - n_each % _EVEN if n_each > _EVEN else n_each, n_positions))
+    kept = [torch.empty(n_each, n_entries, dtype=one, device=device) for one in dtypes]
     for rows in counted(job.mask, n_each=n_each):
-        own, *others = kept[:, : len(rows)]
+        scores, *others = (one[: len(rows)] for one in kept)
+        slope = others.pop() if student.softcap is not None else None
+        teachers, weighing = make(rows, job, scores, others, like=divergence)
         states = rows.select(student.hidden)
-        student.at(states, out=own)
-        slope = None if student.softcap is None else _cap_slope(own, student.softcap, out=others.pop())
+        own = _scores(student, states, out=_as(scores, _dtype(student)))
+        if slope is not None and student.softcap is not None:
+            _cap_slope(own, student.softcap, out=slope)
         part = Job(
-            [_answers(one, rows, others, like=own) for one in job.teachers],
-            job.weighing.part(rows),
+            teachers,
+            weighing,
             torch.ones(1, len(rows), dtype=torch.bool, device=device),
             None if job.labels is None else rows.select(job.labels).unsqueeze(0),
             objective,
@@ -162,16 +198,103 @@ def _compute(student: Projected, job: _Job, gradients: _Gradients) -> tuple[Tens
     return total, divergence.view(job.mask.shape), cross_entropy.view(job.mask.shape)
 
 
-def _answers(teacher: Answers, rows: Rows, spare: list[Tensor], *, like: Tensor) -> Dense | Logits | TopK:
-    """Return what a teacher says at some rows, as a batch of one row; scores go to the next of the spare buffers."""
+def _pools_early(job: _Job) -> bool:
+    """Whether teachers can be added up one after the other, in one place: then more rows fit into the memory.
+
+    Not if a rule must hear them all before any is weighed, nor where what underflows in a sum matters.
+    """
+    weighing, objective = job.weighing, job.objective
+    return (
+        len(job.teachers) > 1
+        and not any(isinstance(one, TopK) for one in job.teachers)
+        and not weighing.needs_statistics
+        and weighing.n_kinds is None
+        and objective.pool == "linear"
+        and objective.reads_teachers
+        and not gradient.feels_underflow(objective)
+    )
+
+
+def _dtypes(student: Projected, job: _Job, wide: torch.dtype) -> list[torch.dtype]:
+    """Return the dtypes of the buffers: the student's scores, then the pool or each teacher's scores, then a slope."""
+    projected = [one for one in job.teachers if isinstance(one, Projected)]
+    own, slope = _dtype(student), [wide] * (student.softcap is not None)
+    if _pools_early(job):
+        return [max([own, *map(_dtype, projected)], key=lambda one: one.itemsize), wide, *slope]
+    return [own, *map(_dtype, projected), *slope]
+
+
+def _dtype(projected: Projected) -> torch.dtype:
+    """Return the dtype of the scores: that of the product, unless something is done to it afterwards."""
+    is_bare = projected.bias is None and projected.scale == 1 and projected.softcap is None
+    is_narrow = projected.hidden.dtype == projected.weight.dtype == torch.bfloat16
+    # float16 has no room for what is done to logits of 1e5, nor for small gradients.
+    return torch.bfloat16 if is_bare and is_narrow else numerics.reduction_dtype(projected.hidden.dtype)
+
+
+def _as(buffer: Float[Tensor, "R V"], dtype: torch.dtype) -> Float[Tensor, "R V"]:
+    """Return a buffer's memory as one of a dtype that takes no more room."""
+    if buffer.dtype == dtype:
+        return buffer
+    return buffer.view(-1).view(dtype)[: buffer.numel()].view(buffer.shape)
+
+
+def _pool_early(
+    rows: Rows, job: _Job, work: Tensor, spare: list[Tensor], *, like: Tensor
+) -> tuple[list[Answers], Weighing]:
+    """Return the pool of the softened teachers at some rows as the one teacher, and its weight."""
+    (q,) = spare
+    q.zero_()
+    log_weights = job.weighing.at(rows, None, dtype=q.dtype)
+    for teacher, log_weight in zip(job.teachers, log_weights, strict=True):
+        here = _answer(teacher, rows, work, like=like)
+        assert not isinstance(here, TopK), "lists are not pooled early"
+        _add(q, here, log_weight, job)
+    # Its log is softened once more by the loss, hence the factor.
+    _in_rows(q, lambda: lambda part: q[part].log_().mul_(job.objective.temperature))
+    return [Logits(q.unsqueeze(0))], Weighing(q.new_zeros(1, len(rows)))
+
+
+def _add(q: Tensor, teacher: Dense | Logits, log_weight: Float[Tensor, " R"], job: _Job) -> None:
+    """Add ``w softmax(z / T)`` of one teacher to ``q``."""
+    values, weight = native_rows.values_of(teacher), log_weight.exp().unsqueeze(-1)
+    compiled = job.native and native_rows.covers(values, [teacher], None, replace(job.objective, divergence="js"))
+
+    def start() -> Callable[[slice], None]:
+        if compiled:
+            worker = native_rows.Worker(1, q.shape[-1], 1, job.objective)
+            return lambda part: worker.add(q[part], values[part], log_weight[part])
+        work = torch.empty_like(q[: rows_at_once(q.shape[-1], q.device)])
+
+        def add(part: slice) -> None:
+            here, room = type(teacher)(values[part]), work[: len(q[part])]
+            mixture.add_dense(q[part], here, weight[part], temperature=job.objective.temperature, work=room)
+
+        return add
+
+    _in_rows(q, start)
+
+
+def _answer_apart(
+    rows: Rows, job: _Job, work: Tensor, spare: list[Tensor], *, like: Tensor
+) -> tuple[list[Answers], Weighing]:
+    """Return what each teacher says at some rows, as a batch of one row, and their weighing."""
+    teachers: list[Answers] = []
+    for one in job.teachers:
+        here = _answer(one, rows, spare.pop(0) if isinstance(one, Projected) else work, like=like)
+        if isinstance(here, TopK):
+            here = TopK(here.ids[None], here.logprobs[None], here.log_tail[None], here.n_entries)
+        else:
+            here = Dense(here.logprobs[None]) if isinstance(here, Dense) else Logits(here.values[None])
+        teachers.append(here)
+    return teachers, job.weighing.part(rows)
+
+
+def _answer(teacher: Answers, rows: Rows, buffer: Tensor, *, like: Tensor) -> Dense | Logits | TopK:
     if isinstance(teacher, Projected):
-        out = spare.pop()
-        states = rows.select(teacher.hidden).to(out.device)
-        return Logits(teacher.at(states, out=out).unsqueeze(0))
-    here = rows.take(teacher, like=like)
-    if isinstance(here, TopK):
-        return TopK(here.ids[None], here.logprobs[None], here.log_tail[None], here.n_entries)
-    return Dense(here.logprobs[None]) if isinstance(here, Dense) else Logits(here.values[None])
+        states = rows.select(teacher.hidden).to(buffer.device)
+        return Logits(_scores(teacher, states, out=_as(buffer, _dtype(teacher))))
+    return rows.take(teacher, like=like)
 
 
 def _cap_slope(scores: Tensor, softcap: float, *, out: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 _Chunk = TypeVar("_Chunk")
 
 
-def spread(chunks: Sequence[_Chunk], start: Callable[[], Callable[[_Chunk], None]], *, device: torch.device) -> None:
+def spread(chunks: Sequence[_Chunk], start: Callable[[], Callable[[_Chunk], object]], *, device: torch.device) -> None:
     """Work on all chunks, as many at a time as PyTorch has threads on the CPU, one after the other elsewhere.
 
     Args:
