@@ -12,7 +12,7 @@ import torch
 from losses.test_hard_numbers import HARD, hard
 
 from mashbill.distributions import Dense, Logits, TopK, measure_logits
-from mashbill.losses import reference, triton
+from mashbill.losses import distillation_loss, reference, triton
 from mashbill.losses.objective import Objective
 from mashbill.losses.weighing import Weighing
 
@@ -265,6 +265,30 @@ def test_statistics(problem, dtype):
             torch.testing.assert_close(
                 getattr(found, name), getattr(known, name), rtol=2e-6, atol=2e-6, equal_nan=True, msg=name
             )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_rule_is_asked_and_what_it_saw_reported(problem, dtype):
+    case = moved(problem(kind="mixed", shape=(2, 4, 61), dtype=torch.float32))
+    case, asked = replace(case, logits=case.logits.to(dtype)), []
+
+    def rule(statistics, places):
+        asked.append(places.cpu())
+        by_place = torch.sin(places * torch.arange(1, 4, device=DEVICE).unsqueeze(-1))
+        return torch.log_softmax(by_place - statistics.entropy + statistics.class_mass[..., 1], dim=0)
+
+    options = {"mask": case.mask, "labels": case.labels, "classes": torch.arange(61, device=DEVICE) % 2, "look": True}
+    loss, twin = (
+        distillation_loss(case.logits, case.teachers, rule, impl=impl, temperature=2.0, **options)
+        for impl in ("triton", "reference")
+    )
+    counted = case.mask.flatten().nonzero().squeeze(1).tolist()
+    assert torch.cat(asked).sort().values.tolist() == sorted(2 * counted)
+    torch.testing.assert_close(loss.divergence, twin.divergence, rtol=5e-6, atol=5e-6)
+    torch.testing.assert_close(loss.seen.log_weights, twin.seen.log_weights)
+    for who in ("teachers", "student"):
+        found, known = (getattr(one.seen, who) for one in (loss, twin))
+        torch.testing.assert_close(vars(found), vars(known), equal_nan=True)
 
 
 def test_statistics_of_nothing():
