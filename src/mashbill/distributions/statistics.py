@@ -76,13 +76,14 @@ def measure(
     logprobs, multiplicity = _entries(distribution)
     probabilities = logprobs.exp()
     # p log p is 0 at p = 0 because LOG_ZERO is finite.
-    entropy = -(multiplicity * probabilities * logprobs).sum(dim=-1)
+    terms = multiplicity * probabilities * logprobs
+    entropy = -terms.sum(dim=-1)
     gini = 1 - (multiplicity * probabilities.square()).sum(dim=-1)
     max_logprob, margin = _top_two(logprobs, multiplicity)
     entropy = entropy.clamp_min(0)
     return Statistics(
         entropy=entropy,
-        entropy_low=_entropy_low(distribution, entropy, is_top=is_top),
+        entropy_low=_entropy_low(distribution, entropy, terms, is_top=is_top),
         gini=gini.clamp(0, 1),
         margin=margin,
         max_logprob=max_logprob,
@@ -139,11 +140,17 @@ def _entries(distribution: Dense | TopK) -> tuple[Tensor, Tensor]:
     return torch.cat([stored, share.unsqueeze(-1)], -1), torch.cat([used, n_unstored.unsqueeze(-1)], -1)
 
 
-def _entropy_low(distribution: Dense | TopK, entropy: Tensor, *, is_top: bool) -> Tensor:
+def _entropy_low(distribution: Dense | TopK, entropy: Tensor, terms: Tensor, *, is_top: bool) -> Tensor:
     if isinstance(distribution, Dense):
         return entropy
+    if is_top:
+        low = entropy_interval(distribution, is_top=True)[0].to(entropy.dtype)
+    else:
+        # The whole tail on one entry; there is none if everything is stored.
+        log_tail = torch.where(terms[..., -1] == 0, 0, distribution.log_tail.to(terms.dtype))
+        low = (-terms[..., :-1].sum(dim=-1) - log_tail.exp() * log_tail).clamp_min(0)
     # Rounding must not put the low end above the high one.
-    return torch.minimum(entropy_interval(distribution, is_top=is_top)[0].to(entropy.dtype), entropy)
+    return torch.minimum(low, entropy)
 
 
 def _top_two(logprobs: Tensor, multiplicity: Tensor) -> tuple[Tensor, Tensor]:

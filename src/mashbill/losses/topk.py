@@ -56,7 +56,7 @@ from mashbill.losses.objective import Objective
 from mashbill.losses.student import StudentRows
 from mashbill.shapes import Float, Int, Tensor
 
-N_CHUNKS = 4
+N_CHUNKS = 8
 """How many times as many rows to do at once as elsewhere: the small operations on lists cost by the call."""
 
 

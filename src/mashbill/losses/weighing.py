@@ -112,6 +112,19 @@ class Weighing:
             here = Dense.from_logits(here.logprobs if isinstance(here, Dense) else here.values)
         return measure(here, labels=labels, classes=self.classes, n_classes=self.n_classes)
 
+    def measure_all(self, here: Sequence[Dense | Logits | TopK], labels: Int[Tensor, " R"] | None) -> Statistics:
+        """Return the statistics of all teachers at some rows, ``[K R]``."""
+        lists = [one for one in here if isinstance(one, TopK)]
+        if len(lists) < len(here):
+            return Statistics.stack([self.measure(one, labels) for one in here])
+        # Together: small operations cost by the call.
+        n_slots = max(one.ids.shape[-1] for one in lists)
+        ids = torch.stack([_widened(one.ids, n_slots, -1) for one in lists])
+        logprobs = torch.stack([_widened(one.logprobs, n_slots, numerics.LOG_ZERO) for one in lists])
+        together = TopK(ids, logprobs, torch.stack([one.log_tail for one in lists]), lists[0].n_entries)
+        wanted = None if labels is None else labels.expand(ids.shape[:2])
+        return measure(together, labels=wanted, classes=self.classes, n_classes=self.n_classes)
+
     def at(self, rows: Rows, statistics: Statistics | None, *, dtype: torch.dtype) -> Tensor:
         """Return the log-weights of some rows, ``[K R]`` or ``[C K R]``, without gradient."""
         if self.rule is None:
@@ -173,3 +186,8 @@ class Weighing:
             self.tell(rows, teachers=statistics, student=own, log_weights=log_weights)
         # Given weights may want a gradient.
         return found if self.given is None else self.given
+
+
+def _widened(values: Tensor, n_slots: int, fill: float) -> Tensor:
+    n_more = n_slots - values.shape[-1]
+    return torch.nn.functional.pad(values, (0, n_more), value=fill) if n_more else values

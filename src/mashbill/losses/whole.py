@@ -6,7 +6,6 @@ import torch
 
 from mashbill import numerics
 from mashbill.distributions.scores import Logits
-from mashbill.distributions.statistics import Statistics
 from mashbill.distributions.topk import TopK
 from mashbill.losses import gradient, mixture, student, target
 from mashbill.losses.job import Job, Solve
@@ -84,13 +83,22 @@ def chunk(
 
 
 def weigh(
-    logits: Float[Tensor, "R V"], rows: Rows, job: Job, labels: Int[Tensor, " R"] | None, *, like: Tensor
+    logits: Float[Tensor, "R V"],
+    rows: Rows,
+    job: Job,
+    labels: Int[Tensor, " R"] | None,
+    *,
+    like: Tensor,
+    taken: Sequence[TopK] = (),
 ) -> Float[Tensor, "*classes K R"]:
-    """Return the log-weights at some rows, measured and reported where somebody wants that."""
+    """Return the log-weights at some rows, measured and reported where somebody wants that.
+
+    ``taken`` are the teachers' rows, if somebody has taken them already.
+    """
     weighing, statistics = job.weighing, None
     if weighing.needs_statistics:
-        each = [weighing.measure(rows.take(one, like=like), labels) for one in job.teachers]
-        statistics = Statistics.stack(each).to(like)
+        here = taken or [rows.take(one, like=like) for one in job.teachers]
+        statistics = weighing.measure_all(here, labels).to(like)
     log_weights = weighing.at(rows, statistics, dtype=like.dtype)
     own = None if weighing.report is None else weighing.measure(Logits(logits), labels)
     weighing.tell(rows, teachers=statistics, student=own, log_weights=log_weights)
