@@ -139,7 +139,7 @@ class Weighing:
                 f"log_weights gave {list(found.shape)} for statistics of {n_teachers} teachers at {n_rows} positions; "
                 f"it must give [{n_teachers} {n_rows}]"
             )
-        return found.detach().to(rows.index.device, dtype)
+        return found.to(rows.index.device, dtype)
 
     def part(self, rows: Rows) -> "Weighing":
         """Return the weighing of some rows, as a batch of their own."""
