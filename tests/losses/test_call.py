@@ -205,3 +205,37 @@ def test_the_package_is_lazy():
 def test_triton_is_refused_by_name_where_it_cannot_run(problem):
     with pytest.raises(ValueError, match="impl='triton' needs an NVIDIA GPU"):
         problem().solve(impl="triton")
+
+
+COMPILED = """
+import torch
+from mashbill.distributions import Logits, Projected
+from mashbill.losses import distillation_loss
+
+teachers = [Logits(torch.randn(1, 6, 40)) for _ in range(3)]
+weights, mask = torch.randn(3, 1, 6).log_softmax(0), torch.ones(1, 6, dtype=torch.bool)
+head = torch.nn.Linear(8, 40)
+
+def by_logits(states):
+    return distillation_loss(head(states), teachers, weights, mask=mask).total
+
+def by_states(states):
+    return distillation_loss(Projected(states, head.weight, head.bias), teachers, weights, mask=mask).total
+
+states = torch.randn(1, 6, 8)
+for step in (by_logits, by_states):
+    found = []
+    for function in (step, torch.compile(step, backend="eager")):
+        head.zero_grad()
+        loss = function(states)
+        loss.backward()
+        found.append((loss.detach(), head.weight.grad))
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+"""
+
+
+def test_inside_a_compiled_function_the_loss_runs_as_it_is():
+    # In a process of its own: the checks of shapes that tests switch on cannot be compiled.
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "does not know how to trace" not in done.stderr

@@ -5,6 +5,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, get_args
 
+import torch
+
 from mashbill.distributions.scores import Projected
 from mashbill.losses import chunked, linear, native, reference, triton, triton_scope
 from mashbill.losses.objective import DivergenceName, LossOutput, Objective, PoolName, Tail
@@ -98,6 +100,8 @@ def distillation_loss(
         raise ValueError(f"cross_entropy={cross_entropy!r} needs labels; pass labels=, or cross_entropy=0")
     run = _implementation(student_logits, teachers, log_weights, objective, impl=impl, in_place=in_place)
     weighing = _weighing(log_weights, classes, mask, len(teachers), look=look, like=_values(student_logits))
+    if torch.compiler.is_compiling():
+        run = torch.compiler.disable(run)  # Fast as it is, and not all of it is PyTorch.
     output = run(student_logits, teachers, weighing, mask=mask, labels=labels, objective=objective)
     return output if weighing.report is None else replace(output, seen=weighing.report.seen(mask.shape))
 
