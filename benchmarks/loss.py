@@ -61,6 +61,8 @@ def verdicts(arguments: argparse.Namespace, shape: Shape) -> dict[Variant, Verdi
     for variant in chosen(arguments, shape):
         if arguments.smoke and variant.compiled:
             found[variant] = Verdict("absent", "left out of a smoke run, since it compiles")
+        elif shape.teachers * shape.rows * shape.entries > variant.most:
+            found[variant] = Verdict("absent", "for comparison at small sizes; nobody wants to wait for it at this one")
         else:
             found[variant] = examine(variant, shape, divergence=arguments.divergence, device=arguments.device)
     return found
@@ -102,6 +104,7 @@ def table(arguments: argparse.Namespace, form: Form) -> dict[str, Any]:
             repeats=arguments.repeats,
             before=inputs.restore,
             device=arguments.device,
+            is_warm=True,
         )
     del inputs, work
     gc.collect()

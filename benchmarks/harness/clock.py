@@ -10,6 +10,10 @@ from contextlib import contextmanager
 
 import torch
 
+PATIENCE = 120.0
+"""Seconds after which no further round begins: some variants take a hundred times as long as others."""
+_LEAST = 3
+
 
 def interleaved(
     work: Mapping[str, Callable[[], object]],
@@ -17,14 +21,16 @@ def interleaved(
     repeats: int,
     before: Callable[[], None] | None = None,
     device: str = "cpu",
+    is_warm: bool = False,
 ) -> dict[str, list[tuple[float, float]]]:
     """Time functions in turn, each once a round, in an order that shifts from round to round.
 
-    Each is called once before the first round.
+    Each is called once before the first round. No round begins when ``PATIENCE`` is over, but three there are.
 
     Args:
         work: The functions by name.
         repeats: Rounds.
+        is_warm: The functions have been called before.
         before: Called before each function, outside its time.
         device: Where the work happens; a GPU is waited for.
 
@@ -32,12 +38,15 @@ def interleaved(
         Wall and processor seconds of each round.
     """
     names = list(work)
-    for name in names:
+    for name in [] if is_warm else names:
         _ = before and before()
         work[name]()
     samples: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     gc.collect()
+    start = time.perf_counter()
     for turn in range(repeats):
+        if turn >= _LEAST and time.perf_counter() - start > PATIENCE:
+            break
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             _ = before and before()
             samples[name].append(once(work[name], device))

@@ -1,5 +1,6 @@
 """Who takes part: our loss, the plain ones, and floors that no loss can go below."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -33,6 +34,7 @@ class Variant:
         compiled: The first calls compile.
         in_place: Writes over the student's logits.
         dtype: The only one in which this takes part, if any.
+        most: Logits of all teachers together, ``K N V``, above which nobody wants to wait for it.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Variant:
     compiled: bool = False
     in_place: bool = False
     dtype: str | None = None
+    most: float = math.inf
 
 
 ALL: tuple[Form, ...] = ("logits", "hidden", "topk", "stored")
@@ -150,7 +153,7 @@ OWN = (
     Variant("mashbill, in place", "ours", ("logits", "topk"), _in_place, in_place=True),
     Variant("mashbill", "ours", ALL, lambda: ours),
     Variant("mashbill, triton", "ours", ALL, _triton),
-    Variant("mashbill, reference", "ours", ALL, lambda: partial(ours, impl="reference")),
+    Variant("mashbill, reference", "ours", ALL, lambda: partial(ours, impl="reference"), most=2**24),
     Variant("naive PyTorch", "plain", ALL, lambda: naive),
     Variant("torch.compile(naive)", "plain", ("logits", "hidden"), _compiled, compiled=True),
     Variant("matrix products alone", "floor", ("hidden", "stored"), lambda: _floor(products)),

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 
@@ -101,7 +101,8 @@ def distillation_loss(
     run = _implementation(student_logits, teachers, log_weights, objective, impl=impl, in_place=in_place)
     weighing = _weighing(log_weights, classes, mask, len(teachers), look=look, like=_values(student_logits))
     if torch.compiler.is_compiling():
-        run = torch.compiler.disable(run)  # Fast as it is, and not all of it is PyTorch.
+        # Fast as it is, and not all of it is PyTorch.
+        run = cast(Callable[..., LossOutput], torch.compiler.disable(run))
     output = run(student_logits, teachers, weighing, mask=mask, labels=labels, objective=objective)
     return output if weighing.report is None else replace(output, seen=weighing.report.seen(mask.shape))
 
