@@ -35,8 +35,8 @@ def agree(found: Statistics, truth: Statistics):
     for field in fields(Statistics):
         one, two = getattr(found, field.name), getattr(truth, field.name)
         assert one.dtype == torch.float32
-        # Rounding near an entropy of 0 is that of the sums it is a difference of.
-        torch.testing.assert_close(one.double(), two, rtol=1e-6, atol=1e-6, equal_nan=True, msg=named(field.name))
+        # Rounding near an entropy of 0 is that of the sums it is a difference of, the rougher the shorter the vectors.
+        torch.testing.assert_close(one.double(), two, rtol=1e-6, atol=3e-6, equal_nan=True, msg=named(field.name))
 
 
 def numbers(n_entries, *, dtype=torch.float32, size=3.0, seed=0, n_positions=6):
