@@ -17,7 +17,7 @@ from mashbill import numerics
 from mashbill.distributions.dense import Dense
 from mashbill.distributions.scores import Logits, Projected, narrow_product
 from mashbill.distributions.topk import TopK
-from mashbill.losses import chunked, gradient, mixture, native_rows, parallel
+from mashbill.losses import chunked, gradient, mixture, native_rows, tiles
 from mashbill.losses.job import Job
 from mashbill.losses.objective import LossOutput, Objective
 from mashbill.losses.rows import Answers, Rows, counted, rows_at_once
@@ -27,9 +27,6 @@ from mashbill.shapes import Bool, Float, Int, Tensor
 MEMORY = 84 * 2**20
 """Bytes for scores on the CPU; other devices take ``MEMORY_ELSEWHERE``, because small products leave them idle."""
 MEMORY_ELSEWHERE = 2**30
-TILE = 1024
-"""Entries of a head to multiply by at a time; products of few rows and a large head are a fifth slower at once."""
-TILE_ELSEWHERE = 2**16
 _EVEN = 16  # Products of other numbers of rows are up to a fifth slower.
 
 
@@ -133,30 +130,9 @@ class _Gradients:
             self.weight.addmm_(scores.T, states.to(scores.dtype))
         elif self.weight is not None:
             total = self.weight
-            _in_tiles(total, lambda tile: total[tile].add_(narrow[:, tile].T @ states))
+            tiles.in_tiles(total, lambda tile: total[tile].add_(narrow[:, tile].T @ states))
         if self.bias is not None:
             self.bias.add_(scores.sum(dim=0))
-
-
-def _scores(projected: Projected, states: Tensor, *, out: Tensor) -> Tensor:
-    """Return the scores of some hidden states over all entries, in ``out``."""
-    _in_tiles(out.T, lambda tile: projected.at(states, out=out[:, tile], entries=tile))
-    return out
-
-
-def _in_tiles(whole: Tensor, work: Callable[[slice], object]) -> None:
-    """Work on parts of the first axis, entries: a core's cache holds one, and each core has its own."""
-    _spread(whole, TILE if whole.device.type == "cpu" else TILE_ELSEWHERE, lambda: work)
-
-
-def _in_rows(whole: Float[Tensor, "R V"], start: Callable[[], Callable[[slice], object]]) -> None:
-    """Work on a few rows at a time; ``start`` is called once for each thread."""
-    _spread(whole, rows_at_once(whole.shape[-1], whole.device), start)
-
-
-def _spread(whole: Tensor, n_each: int, start: Callable[[], Callable[[slice], object]]) -> None:
-    parts = [slice(first, first + n_each) for first in range(0, len(whole), n_each)]
-    parallel.spread(parts, start, device=whole.device)
 
 
 def _compute(student: Projected, job: _Job, gradients: _Gradients) -> tuple[Tensor, Tensor, Tensor]:
@@ -175,7 +151,7 @@ def _compute(student: Projected, job: _Job, gradients: _Gradients) -> tuple[Tens
         slope = others.pop() if student.softcap is not None else None
         teachers, weighing = make(rows, job, scores, others, like=divergence)
         states = rows.select(student.hidden)
-        own = _scores(student, states, out=_as(scores, _dtype(student)))
+        own = tiles.scores(student, states, out=_as(scores, _dtype(student)))
         if slope is not None and student.softcap is not None:
             _cap_slope(own, student.softcap, out=slope)
         part = Job(
@@ -251,7 +227,7 @@ def _pool_early(
         assert not isinstance(here, TopK), "lists are not pooled early"
         _add(q, here, log_weight, job)
     # Its log is softened once more by the loss, hence the factor.
-    _in_rows(q, lambda: lambda part: q[part].log_().mul_(job.objective.temperature))
+    tiles.in_rows(q, lambda: lambda part: q[part].log_().mul_(job.objective.temperature))
     return [Logits(q.unsqueeze(0))], Weighing(q.new_zeros(1, len(rows)))
 
 
@@ -272,7 +248,7 @@ def _add(q: Tensor, teacher: Dense | Logits, log_weight: Float[Tensor, " R"], jo
 
         return add
 
-    _in_rows(q, start)
+    tiles.in_rows(q, start)
 
 
 def _answer_apart(
@@ -293,7 +269,7 @@ def _answer_apart(
 def _answer(teacher: Answers, rows: Rows, buffer: Tensor, *, like: Tensor) -> Dense | Logits | TopK:
     if isinstance(teacher, Projected):
         states = rows.select(teacher.hidden).to(buffer.device)
-        return Logits(_scores(teacher, states, out=_as(buffer, _dtype(teacher))))
+        return Logits(tiles.scores(teacher, states, out=_as(buffer, _dtype(teacher))))
     return rows.take(teacher, like=like)
 
 

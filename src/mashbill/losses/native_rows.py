@@ -53,7 +53,10 @@ class Result:
 
 
 def covers(
-    logits: Float[Tensor, "B T V"], teachers: Sequence[object], labels: Int[Tensor, "B T"] | None, objective: Objective
+    logits: Float[Tensor, "*batch V"],
+    teachers: Sequence[object],
+    labels: Int[Tensor, "B T"] | None,
+    objective: Objective,
 ) -> bool:
     """Return whether the loops can do a loss: what they cannot is left to PyTorch, without a word."""
     if objective.kind not in KINDS or objective.pool != "linear" or not objective.reads_teachers:
