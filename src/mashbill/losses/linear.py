@@ -123,16 +123,23 @@ class _Gradients:
         """Add what a chunk's gradient by its scores gives: two products of the head's size."""
         narrow = scores
         if weight.dtype == torch.bfloat16:  # float16 would lose small gradients
-            narrow, states = scores.to(torch.bfloat16), states.to(torch.bfloat16)
+            narrow = scores.to(torch.bfloat16)
         if self.hidden is not None:
-            rows.store(narrow_product(narrow, weight), into=self.hidden)
-        if self.weight is not None and narrow.dtype == self.weight.dtype:
-            self.weight.addmm_(scores.T, states.to(scores.dtype))
-        elif self.weight is not None:
-            total = self.weight
-            tiles.in_tiles(total, lambda tile: total[tile].add_(narrow[:, tile].T @ states))
+            found = narrow.new_empty(len(rows), weight.shape[1])
+            tiles.in_columns(found, lambda part: found[:, part].copy_(narrow_product(narrow, weight[:, part])))
+            rows.store(found, into=self.hidden)
+        if self.weight is not None:
+            total, states = self.weight, states.to(narrow.dtype)
+            tiles.in_tiles(total, lambda tile: _add_product(total[tile], narrow[:, tile].T, states))
         if self.bias is not None:
             self.bias.add_(scores.sum(dim=0))
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    if total.dtype == right.dtype:
+        total.addmm_(left, right)
+    else:
+        total.add_(left @ right)
 
 
 def _compute(student: Projected, job: _Job, gradients: _Gradients) -> tuple[Tensor, Tensor, Tensor]:
