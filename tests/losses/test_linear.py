@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mashbill.distributions import Dense, Logits, Projected, TopK
-from mashbill.losses import distillation_loss, linear
+from mashbill.losses import distillation_loss, linear, tiles
 
 
 def noise(*sizes, seed=0, dtype=torch.float64):
@@ -42,6 +42,8 @@ def solve(parts, teachers, weights, mask, *, as_logits=False, scale=1.0, softcap
 def memory(request, monkeypatch):
     if request.param == "many chunks":
         monkeypatch.setattr(linear, "MEMORY", 3 * 5 * V * 8)
+        monkeypatch.setattr(tiles, "TILE", 64)
+        monkeypatch.setattr(tiles, "COLUMNS", 5)
     return request.param
 
 
@@ -104,19 +106,46 @@ def test_weights_may_want_a_gradient():
     assert weights.grad.abs().max() > 0
 
 
+@pytest.mark.usefixtures("memory")
+@pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl"])  # the first adds teachers up as they come
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_narrow_heads_lose_no_more_than_the_plain_way(dtype):
-    student, teachers, weights, mask, _ = heads(dtype=dtype)
-    _, grads = solve(student, teachers, weights, mask)
+@pytest.mark.parametrize("bias", [False, True])
+def test_narrow_heads_lose_no_more_than_the_plain_way(dtype, bias, divergence):
+    student, teachers, weights, mask, _ = heads(dtype=dtype, bias=bias)
+    _, grads = solve(student, teachers, weights, mask, divergence=divergence)
     wide = [Projected(one.hidden.double(), one.weight.double()) for one in teachers]
-    _, exact = solve([one.double() for one in student], wide, weights, mask, as_logits=True, impl="reference")
-    leaves = [one.clone().requires_grad_() for one in student]
-    logits = leaves[0] @ leaves[1].T + leaves[2]
+    parts = [None if one is None else one.double() for one in student]
+    options = {"divergence": divergence, "impl": "reference"}
+    _, exact = solve(parts, wide, weights, mask, as_logits=True, **options)
+    leaves = [None if one is None else one.clone().requires_grad_() for one in student]
+    logits = leaves[0] @ leaves[1].T + (0 if leaves[2] is None else leaves[2])
     full = [Logits(one.hidden @ one.weight.T) for one in teachers]
-    distillation_loss(logits, full, weights, mask=mask, impl="reference").total.backward()
+    distillation_loss(logits, full, weights, mask=mask, **options).total.backward()
     for found, leaf, true in zip(grads, leaves, exact, strict=True):
-        assert found.dtype == dtype
-        assert (found - true).norm() <= 1.2 * (leaf.grad - true).norm() + 1e-6 * true.norm()
+        if found is not None:
+            assert found.dtype == dtype
+            assert (found - true).norm() <= 1.2 * (leaf.grad - true).norm() + 1e-6 * true.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("divergence", ["js", "reverse_kl"])
+def test_any_number_of_threads_gives_the_same_bits(dtype, divergence, monkeypatch):
+    monkeypatch.setattr(linear, "MEMORY", 2**17)
+    student = (noise(1, 150, 96, dtype=dtype), noise(3001, 96, seed=1, dtype=dtype) / 4, None)
+    teachers = [
+        Projected(noise(1, 150, 40, seed=10 + k, dtype=dtype), noise(3001, 40, seed=20 + k, dtype=dtype))
+        for k in range(3)
+    ]
+    weights, mask = noise(3, 1, 150, seed=5).log_softmax(0), torch.ones(1, 150, dtype=torch.bool)
+    before, found = torch.get_num_threads(), []
+    try:
+        for n_threads in (1, 2, 3):
+            torch.set_num_threads(n_threads)
+            loss, grads = solve(student, teachers, weights, mask, divergence=divergence)
+            found.append([loss.total, loss.divergence, *grads[:2]])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, other) for again in found[1:] for one, other in zip(found[0], again, strict=True))
 
 
 def test_nothing_counts_and_nobody_asks():

@@ -24,8 +24,9 @@ def spread(chunks: Sequence[_Chunk], start: Callable[[], Callable[[_Chunk], obje
         start: Returns a worker with buffers of its own; called once for each thread.
         device: Where the chunks are.
     """
-    n_threads = min(torch.get_num_threads(), len(chunks)) if device.type == "cpu" else 1
-    if n_threads <= 1:
+    wanted = torch.get_num_threads() if device.type == "cpu" else 1
+    n_threads = min(wanted, len(chunks))
+    if wanted == 1 or n_threads == 0:
         work = start()
         for chunk in chunks:
             work(chunk)
@@ -34,11 +35,13 @@ def spread(chunks: Sequence[_Chunk], start: Callable[[], Callable[[_Chunk], obje
 
     @torch.no_grad()  # a thread of its own begins with gradients
     def run() -> None:
+        torch.get_num_threads()  # The first call in a thread takes over the setting of others.
+        torch.set_num_threads(1)
         work = start()
         while (chunk := next(left, None)) is not None:
             work(chunk)
 
-    wanted = torch.get_num_threads()
+    # A single chunk, too: several cores inside an operation would add up in another order than one.
     try:
         running: list[Future[None]] = [_threads(n_threads).submit(run) for _ in range(n_threads)]
         for one in running:
@@ -49,11 +52,7 @@ def spread(chunks: Sequence[_Chunk], start: Callable[[], Callable[[_Chunk], obje
 
 @functools.cache
 def _threads(n_threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(n_threads, thread_name_prefix="mashbill-rows", initializer=_take_one_core)
-
-
-def _take_one_core() -> None:
-    torch.set_num_threads(1)
+    return ThreadPoolExecutor(n_threads, thread_name_prefix="mashbill-rows")
 
 
 # Threads do not survive a fork, and a pool without them would wait for ever.

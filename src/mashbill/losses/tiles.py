@@ -10,7 +10,7 @@ from mashbill.shapes import Float, Tensor
 TILE = 1024
 """Entries of a head to multiply by at a time; products of few rows and a large head are a fifth slower at once."""
 TILE_ELSEWHERE = 2**16
-COLUMNS = 256
+COLUMNS = 128
 """Of a product whose sums run over all entries, at a time."""
 
 
