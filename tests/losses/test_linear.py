@@ -127,6 +127,27 @@ def test_narrow_heads_lose_no_more_than_the_plain_way(dtype, bias, divergence):
             assert (found - true).norm() <= 1.2 * (leaf.grad - true).norm() + 1e-6 * true.norm()
 
 
+@pytest.mark.usefixtures("memory")
+@pytest.mark.parametrize("impl", ["auto", "chunked"])
+@pytest.mark.parametrize("temperature", [0.1, 1.0, 20.0, 100.0])
+@pytest.mark.parametrize(
+    "divergence", ["forward_kl", "reverse_kl", "js", "skew_kl", "reverse_skew_kl", "alpha", "total_variation"]
+)
+def test_float32_is_the_truth_up_to_rounding(divergence, temperature, impl):
+    student, teachers, weights, mask, labels = heads(dtype=torch.float32)
+    if divergence != "alpha":  # which is written for what sums to 1
+        weights = weights - 0.1  # taken as it is
+    said = [*teachers[:2], Dense.from_logits(teachers[2].logits())]
+    options = {"divergence": divergence, "temperature": temperature, "labels": labels, "cross_entropy": 0.2}
+    loss, grads = solve(student, said, weights, mask, impl=impl, **options)
+    wide = [Projected(one.hidden.double(), one.weight.double()) for one in teachers]
+    parts = [one.double() for one in student]
+    twin, exact = solve(parts, wide, weights, mask, as_logits=True, impl="reference", **options)
+    torch.testing.assert_close(loss.divergence.double(), twin.divergence, rtol=2e-5, atol=2e-6)
+    for found, true in zip(grads, exact, strict=True):
+        assert (found - true).norm() <= 2e-5 * true.norm()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("divergence", ["js", "reverse_kl"])
 def test_any_number_of_threads_gives_the_same_bits(dtype, divergence, monkeypatch):

@@ -233,19 +233,20 @@ def _pool_early(
         here = _answer(teacher, rows, work, like=like)
         assert not isinstance(here, TopK), "lists are not pooled early"
         _add(q, here, log_weight, job)
-    # Its log is softened once more by the loss, hence the factor.
+    # Its log is softened once more by the loss, hence the factor, and normalised, hence the weight.
     tiles.in_rows(q, lambda: lambda part: q[part].log_().mul_(job.objective.temperature))
-    return [Logits(q.unsqueeze(0))], Weighing(q.new_zeros(1, len(rows)))
+    return [Logits(q.unsqueeze(0))], Weighing(log_weights.logsumexp(dim=0, keepdim=True))
 
 
 def _add(q: Tensor, teacher: Dense | Logits, log_weight: Float[Tensor, " R"], job: _Job) -> None:
     """Add ``w softmax(z / T)`` of one teacher to ``q``."""
     values, weight = native_rows.values_of(teacher), log_weight.exp().unsqueeze(-1)
-    compiled = job.native and native_rows.covers(values, [teacher], None, replace(job.objective, divergence="js"))
+    pooling = replace(job.objective, divergence="forward_kl")  # that the loops have; here it is all the same
+    compiled = job.native and native_rows.covers(values, [teacher], None, pooling)
 
     def start() -> Callable[[slice], None]:
         if compiled:
-            worker = native_rows.Worker(1, q.shape[-1], 1, job.objective)
+            worker = native_rows.Worker(1, q.shape[-1], 1, pooling)
             return lambda part: worker.add(q[part], values[part], log_weight[part])
         work = torch.empty_like(q[: rows_at_once(q.shape[-1], q.device)])
 
