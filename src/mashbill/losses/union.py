@@ -76,8 +76,8 @@ class Coarse:
 def side_by_side(teachers: Sequence[TopK], log_weights: Float[Tensor, "K R"], *, temperature: float) -> Lists:
     """Line up the lists of all teachers; shorter ones are filled up with unused slots."""
     n_slots = max(1, *(teacher.ids.shape[-1] for teacher in teachers))
-    ids = torch.stack([_filled(teacher.ids, n_slots, -1) for teacher in teachers], dim=1).long()
-    values = torch.stack([_filled(teacher.logprobs, n_slots, numerics.LOG_ZERO) for teacher in teachers], dim=1)
+    ids = torch.stack([filled(teacher.ids, n_slots, -1) for teacher in teachers], dim=1).long()
+    values = torch.stack([filled(teacher.logprobs, n_slots, numerics.LOG_ZERO) for teacher in teachers], dim=1)
     log_tail = torch.stack([teacher.log_tail for teacher in teachers], dim=1).double()
     log_weights = log_weights.T.double()
     is_used = ids >= 0
@@ -195,6 +195,7 @@ def pooled(
     return q.scatter_add_(-1, union.place, (lists.kept + offset.unsqueeze(-1)).exp_().flatten(1))
 
 
-def _filled(values: Tensor, n_slots: int, value: float) -> Tensor:
+def filled(values: Tensor, n_slots: int, value: float) -> Tensor:
+    """Return a list's ``[... S]`` with as many slots as the widest one."""
     n_more = n_slots - values.shape[-1]
     return functional.pad(values, (0, n_more), value=value) if n_more else values

@@ -14,6 +14,7 @@ from mashbill.distributions.dense import Dense
 from mashbill.distributions.scores import Logits
 from mashbill.distributions.statistics import Statistics, measure
 from mashbill.distributions.topk import TopK
+from mashbill.losses import union
 from mashbill.losses.objective import Seen
 from mashbill.losses.rows import Answers, Rows, counted
 from mashbill.shapes import Bool, Float, Int, Tensor
@@ -119,8 +120,8 @@ class Weighing:
             return Statistics.stack([self.measure(one, labels) for one in here])
         # Together: small operations cost by the call.
         n_slots = max(one.ids.shape[-1] for one in lists)
-        ids = torch.stack([_widened(one.ids, n_slots, -1) for one in lists])
-        logprobs = torch.stack([_widened(one.logprobs, n_slots, numerics.LOG_ZERO) for one in lists])
+        ids = torch.stack([union.filled(one.ids, n_slots, -1) for one in lists])
+        logprobs = torch.stack([union.filled(one.logprobs, n_slots, numerics.LOG_ZERO) for one in lists])
         together = TopK(ids, logprobs, torch.stack([one.log_tail for one in lists]), lists[0].n_entries)
         wanted = None if labels is None else labels.expand(ids.shape[:2])
         return measure(together, labels=wanted, classes=self.classes, n_classes=self.n_classes)
@@ -186,8 +187,3 @@ class Weighing:
             self.tell(rows, teachers=statistics, student=own, log_weights=log_weights)
         # Given weights may want a gradient.
         return found if self.given is None else self.given
-
-
-def _widened(values: Tensor, n_slots: int, fill: float) -> Tensor:
-    n_more = n_slots - values.shape[-1]
-    return torch.nn.functional.pad(values, (0, n_more), value=fill) if n_more else values
