@@ -175,7 +175,14 @@ def _class_mass(distribution: Dense | TopK, classes: Tensor | None, n_classes: i
     mass = like.new_zeros(*like.shape, n_classes + 1)
     if classes is None or n_classes == 0:
         return mass[..., :-1]
-    logprobs = distribution.logprobs if isinstance(distribution, Dense) else distribution.densify()
     # Entries of no class go to a spare column that is cut off again.
-    index = torch.where(classes >= 0, classes, n_classes).long().expand_as(logprobs)
-    return mass.scatter_add(-1, index, logprobs.to(mass.dtype).exp())[..., :-1]
+    index = torch.where(classes >= 0, classes, n_classes).long()
+    if isinstance(distribution, Dense):
+        logprobs = distribution.logprobs
+        return mass.scatter_add(-1, index.expand_as(logprobs), logprobs.to(mass.dtype).exp())[..., :-1]
+    used = (distribution.ids >= 0).to(mass.dtype)
+    index_of_stored = index[distribution.ids.clamp_min(0).long()]
+    n_stored = mass.scatter_add(-1, index_of_stored, used)
+    mass = mass.scatter_add(-1, index_of_stored, used * distribution.logprobs.to(mass.dtype).exp())
+    n_unstored = torch.bincount(index, minlength=n_classes + 1).to(mass.dtype) - n_stored
+    return (mass + n_unstored * distribution.log_tail_share().to(mass.dtype).exp().unsqueeze(-1))[..., :-1]

@@ -71,7 +71,7 @@ def distillation_loss(
         tail: How the mass that a top-k teacher did not store lies: as the student's own, or evenly.
         cross_entropy: ``c``.
         scale: Factor on the total. ``scale=1/n`` and ``total.backward()`` need less memory than
-            ``(total / n).backward()``; leave it at 1 for float16 logits, whose gradients it may underflow.
+            ``(total / n).backward()``, and are the same for float16.
         impl: ``chunked`` is fast and small; ``native`` is the same with its loops compiled, by a C compiler that must
             be there, where they cover the call; ``reference`` is plain and gives ``log_weights`` a gradient; ``triton``
             has kernels for NVIDIA GPUs. ``auto`` is the fastest of those that can do it.
@@ -94,8 +94,14 @@ def distillation_loss(
     >>> round(loss.total.item(), 4), [round(x, 4) for x in student.grad.flatten().tolist()]
     (0.1308, [-0.25, 0.25])
     """
-    objective = Objective(divergence, beta, temperature, pool, tail, cross_entropy, scale, skew=skew, alpha=alpha)
+    # Gradients are made unscaled in float16, which has no room for small ones; the backward pass scales them.
+    late = scale if torch.float16 in _dtypes(student_logits) else 1.0
+    objective = Objective(
+        divergence, beta, temperature, pool, tail, cross_entropy, scale / late, skew=skew, alpha=alpha
+    )
     check_shapes(student_logits, teachers, log_weights, mask=mask, labels=labels, classes=classes)
+    if not torch.is_grad_enabled():
+        student_logits, log_weights = _detached(student_logits), _detached(log_weights)
     if cross_entropy > 0 and labels is None:
         raise ValueError(f"cross_entropy={cross_entropy!r} needs labels; pass labels=, or cross_entropy=0")
     run = _implementation(student_logits, teachers, log_weights, objective, impl=impl, in_place=in_place)
@@ -103,8 +109,23 @@ def distillation_loss(
     if torch.compiler.is_compiling():
         # Fast as it is, and not all of it is PyTorch.
         run = cast(Callable[..., LossOutput], torch.compiler.disable(run))
-    output = run(student_logits, teachers, weighing, mask=mask, labels=labels, objective=objective)
+    # Autocast would narrow products here and, being each thread's own, none in other threads.
+    with torch.autocast(mask.device.type, enabled=False):
+        output = run(student_logits, teachers, weighing, mask=mask, labels=labels, objective=objective)
+    if late != 1:
+        output = replace(output, total=output.total * late)
     return output if weighing.report is None else replace(output, seen=weighing.report.seen(mask.shape))
+
+
+def _dtypes(student: Tensor | Projected) -> tuple[torch.dtype, ...]:
+    return (student.hidden.dtype, student.weight.dtype) if isinstance(student, Projected) else (student.dtype,)
+
+
+def _detached(value: Any) -> Any:
+    """Return a value that asks for no gradient: nobody will, and making one costs as much as the loss."""
+    if isinstance(value, Projected):
+        return replace(value, **{name: _detached(getattr(value, name)) for name in ("hidden", "weight", "bias")})
+    return value.detach() if isinstance(value, Tensor) else value
 
 
 def _implementation(
@@ -182,6 +203,7 @@ def check_shapes(
     classes: Tensor | None = None,
 ) -> None:
     """Raise ``ValueError`` unless all arguments are about the same ``B``, ``T``, ``V`` and ``K``."""
+    _check_kinds(student_logits, teachers, log_weights, mask)
     is_projected = isinstance(student_logits, Projected)
     n_rows, n_positions = student_logits.positions if is_projected else student_logits.shape[:2]
     n_entries = student_logits.n_entries if is_projected else student_logits.shape[2]
@@ -195,6 +217,12 @@ def check_shapes(
                 f"teachers[{k}] is [{_sizes(of_position)} V={teacher.n_entries}], "
                 f"but student_logits is [{_sizes(place)} V={n_entries}]"
             )
+    about = getattr(log_weights, "about", None)
+    if about is not None and tuple(about) != (len(teachers), *place):
+        raise ValueError(
+            f"log_weights is a rule about evidence [K B T] = [{_sizes(about)}], but {len(teachers)} teachers and "
+            f"student_logits [{_sizes(place)} ...] make [{len(teachers)} {_sizes(place)}]; make one for this batch"
+        )
     if isinstance(log_weights, Tensor):
         _check_weights(log_weights, len(teachers), place, classes)
     if classes is not None and classes.shape != (n_entries,):
@@ -202,6 +230,24 @@ def check_shapes(
     for name, values in (("mask", mask), ("labels", labels)):
         if values is not None and values.shape != place:
             raise ValueError(f"{name} is [{_sizes(values.shape)}], but student_logits is [{_sizes(place)} ...]")
+    if labels is not None and labels.device.type == "cpu":  # where looking costs nothing
+        highest = int(labels.masked_fill(~mask, 0).max()) if labels.numel() else 0
+        if highest >= n_entries:
+            raise ValueError(f"labels has {highest}, but student_logits has the entries 0 to {n_entries - 1}")
+
+
+def _check_kinds(student_logits: object, teachers: Sequence[object], log_weights: object, mask: Tensor) -> None:
+    if not isinstance(student_logits, Tensor | Projected) or (
+        isinstance(student_logits, Tensor) and student_logits.ndim != 3
+    ):
+        raise ValueError(f"student_logits is {_named(student_logits)}, but must be [B T V], or Projected")
+    for k, teacher in enumerate(teachers):
+        if not isinstance(teacher, Answers):
+            raise TypeError(f"teachers[{k}] is {_named(teacher)}, but must be Logits, Dense, Projected or TopK")
+    if not isinstance(log_weights, Tensor) and not callable(log_weights):
+        raise TypeError(f"log_weights is {_named(log_weights)}, but must be a tensor [K B T], or a rule to ask")
+    if mask.dtype != torch.bool:
+        raise ValueError(f"mask is {mask.dtype}, but must be torch.bool; pass mask.bool()")
 
 
 def _check_weights(log_weights: Tensor, n_teachers: int, place: tuple[int, int], classes: Tensor | None) -> None:
@@ -221,6 +267,10 @@ def _check_weights(log_weights: Tensor, n_teachers: int, place: tuple[int, int],
                 f"classes has ids from {low} to {high}, but log_weights is [{_sizes(log_weights.shape)}], "
                 f"for classes 0 to {len(log_weights) - 1}"
             )
+
+
+def _named(value: object) -> str:
+    return f"[{_sizes(value.shape)}]" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
 def _sizes(shape: Sequence[int]) -> str:

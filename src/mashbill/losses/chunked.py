@@ -55,20 +55,28 @@ class _Loss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, None]:
+        refuse_second_derivative()
         return _scaled(ctx, grad_outputs[0])
+
+
+def refuse_second_derivative() -> None:
+    """Raise ``RuntimeError`` if the gradient is itself to be differentiated: the stored one would make it zero."""
+    if torch.is_grad_enabled():
+        raise RuntimeError("the loss has no second derivative (create_graph=True); use impl='reference'")
 
 
 @once_differentiable
 def _scaled(ctx: Any, outer: Tensor | None) -> tuple[Tensor | None, None]:
-    """Multiply the stored gradient; a second derivative is refused, for the stored one would make it zero."""
+    """Multiply the stored gradient."""
     if outer is None:
         return None, None
-    if not ctx.saved_tensors:
+    stored = ctx.saved_tensors  # once: under gradient checkpointing a second look is refused
+    if not stored:
         taken, ctx.taken = ctx.taken, None
         if taken is None:
             raise RuntimeError("in_place=True keeps one gradient for one backward pass; use in_place=False for more")
         return taken if _is_one(outer) else taken.mul_(outer), None
-    return scaled(ctx.saved_tensors, outer)[0], None
+    return scaled(stored, outer)[0], None
 
 
 def scaled(stored: Sequence[Tensor | None], outer: Tensor | None) -> list[Tensor | None]:
@@ -105,6 +113,8 @@ def compute(logits: Tensor, job: Job, *, wants_gradient: bool) -> tuple[Tensor, 
         return work
 
     parallel.spread(list(counted(job.mask, n_each=n_each)), start, device=logits.device)
+    if grad is not None and job.is_in_place:
+        torch.autograd.graph.increment_version(grad)  # compiled loops write past PyTorch
     if grad is not None and job.is_in_place and not bool(job.mask.all()):
         grad.view(-1, logits.shape[-1])[~job.mask.flatten()] = 0
     each = divergence.view(job.mask.shape), cross_entropy.view(job.mask.shape)
@@ -116,7 +126,7 @@ def _way(logits: Tensor, job: Job) -> tuple[Callable[[Tensor, Job, Tensor | None
     n_entries = logits.shape[-1]
     n_each = rows_at_once(n_entries, logits.device)
     if job.has_lists_alone:
-        return captured.start, n_each * topk.N_CHUNKS
+        return captured.start, min(n_each * topk.N_CHUNKS, topk.rows_at_once(job.teachers))
     if job.is_compiled(logits):
         return compiled.start, compiled.rows_at_once(job, n_entries)
     return whole.start, n_each

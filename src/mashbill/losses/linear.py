@@ -77,6 +77,7 @@ class _Loss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
+        chunked.refuse_second_derivative()
         return _scaled(ctx, grad_outputs[0])
 
 

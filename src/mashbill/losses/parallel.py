@@ -7,8 +7,8 @@ the number of threads, so neither does any bit of the result.
 
 import functools
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
@@ -37,22 +37,32 @@ def spread(chunks: Sequence[_Chunk], start: Callable[[], Callable[[_Chunk], obje
     def run() -> None:
         torch.get_num_threads()  # The first call in a thread takes over the setting of others.
         torch.set_num_threads(1)
-        work = start()
-        while (chunk := next(left, None)) is not None:
-            work(chunk)
+        try:
+            work = start()
+            while (chunk := next(left, None)) is not None:
+                work(chunk)
+        finally:
+            _drain(left)  # Where one fails the others stop.
 
     # A single chunk, too: several cores inside an operation would add up in another order than one.
+    running: list[Future[None]] = [_threads().submit(run) for _ in range(n_threads)]
     try:
-        running: list[Future[None]] = [_threads(n_threads).submit(run) for _ in range(n_threads)]
         for one in running:
             one.result()
     finally:
+        _drain(left)
+        wait(running)  # What is interrupted must not be written to any more.
         torch.set_num_threads(wanted)  # The threads' own setting would be that of threads yet to come.
 
 
+def _drain(chunks: Iterator[_Chunk]) -> None:
+    for _ in chunks:
+        pass
+
+
 @functools.cache
-def _threads(n_threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(n_threads, thread_name_prefix="mashbill-rows")
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="mashbill-rows")
 
 
 # Threads do not survive a fork, and a pool without them would wait for ever.

@@ -56,15 +56,16 @@ def _divergence(
     objective: Objective,
     classes: Int[Tensor, " V"] | None,
 ) -> Float[Tensor, " R"]:
-    softened = [
-        target.softened(
-            rows.take(teacher, like=logits),
-            logprobs.detach(),
-            temperature=objective.temperature,
-            tail=objective.tail,
-        )
-        for teacher in teachers
-    ]
+    with torch.no_grad():  # teachers are constants, here as elsewhere
+        softened = [
+            target.softened(
+                rows.take(teacher, like=logits),
+                logprobs.detach(),
+                temperature=objective.temperature,
+                tail=objective.tail,
+            )
+            for teacher in teachers
+        ]
     mixture = target.pooled(softened, weights, pool=objective.pool, classes=classes)
     # Shifted before divided: what is rounded then is the distance to the largest entry, not the size of both.
     shifted = logits - logits.detach().amax(dim=-1, keepdim=True)

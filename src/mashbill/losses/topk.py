@@ -59,6 +59,8 @@ from mashbill.shapes import Float, Int, Tensor
 N_CHUNKS = 8
 """How many times as many rows to do at once as elsewhere: the small operations on lists cost by the call."""
 
+_MOST = 2**18  # Numbers in float64: who misses which stored entry.
+
 
 @dataclass(frozen=True)
 class Result:
@@ -88,6 +90,12 @@ def fits(teachers: Sequence[object], objective: Objective, device: torch.device)
         and device.type != "mps"
         and all(isinstance(teacher, TopK) for teacher in teachers)
     )
+
+
+def rows_at_once(teachers: Sequence[object]) -> int:
+    """Return how many rows keep what grows with the square of the number of teachers within a few MiB a thread."""
+    widest = max(one.ids.shape[-1] for one in teachers if isinstance(one, TopK))
+    return max(1, _MOST // (len(teachers) * (len(teachers) * widest + 1)))
 
 
 def needs_spare(objective: Objective, *, has_labels: bool) -> bool:

@@ -57,7 +57,10 @@ def between(operator: WeightOperator, evidence: Evidence) -> Callable[[Statistic
     require_rule(operator, argument="operator")
     _require_statistics_alone(operator, evidence)
     _require_single_positions(operator, evidence)
-    return partial(_ask, operator, evidence)
+    rule = partial(_ask, operator, evidence)
+    # The loss compares: places of one batch mean nothing in another.
+    setattr(rule, "about", (len(evidence.teachers), *evidence.mask.shape))  # noqa: B010  # a partial knows no such name
+    return rule
 
 
 def _ask(
