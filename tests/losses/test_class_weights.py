@@ -216,3 +216,16 @@ def test_the_gpu_kernels_name_what_they_lack(problem):
         triton.distillation_loss(
             case.logits, case.teachers, weighing, mask=case.mask, labels=None, objective=Objective()
         )
+
+
+@pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "js"])
+def test_classes_that_hear_only_those_who_deny_them(divergence):
+    teachers = [Logits(torch.tensor([[[0.0, -110.0]]])), Logits(torch.tensor([[[-110.0, 0.0]]]))]
+    weights = torch.tensor([[-torch.inf, 0.0], [0.0, -torch.inf]]).view(2, 2, 1, 1)
+    arguments = {"mask": torch.ones(1, 1, dtype=torch.bool), "classes": torch.tensor([0, 1]), "divergence": divergence}
+    found = []
+    for impl in ("chunked", "reference"):
+        logits = torch.tensor([[[1.0, 0.0]]], requires_grad=True)
+        loss = distillation_loss(logits, teachers, weights, impl=impl, **arguments)
+        found.append((loss.divergence, torch.autograd.grad(loss.total, logits)[0]))
+    torch.testing.assert_close(found[0], found[1])

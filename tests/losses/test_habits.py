@@ -160,3 +160,27 @@ def test_after_an_error_no_chunk_begins():
     finally:
         torch.set_num_threads(before)
     assert len(done) == n_done
+
+
+def test_a_tail_that_is_no_number_shows(batch):
+    student, teachers, weights, mask = batch
+    lists = [TopK.from_logprobs(one.values.log_softmax(-1), k=5) for one in teachers]
+    lists[0].log_tail[0, 3] = torch.nan
+    for said in (lists, [lists[0], teachers[1]]):
+        found = distillation_loss(student, said, weights, mask=mask).divergence[0].isnan()
+        assert found.tolist() == [place == 3 for place in range(N)]
+
+
+@pytest.mark.parametrize("impl", ["chunked", "native"])
+@pytest.mark.parametrize("beta", [0.999, 1 - 1e-6])
+def test_jensen_shannon_near_its_end_keeps_its_digits(batch, impl, beta):
+    student, teachers, weights, mask = batch
+
+    def gradient(dtype, impl):
+        logits = student.to(dtype).requires_grad_()
+        said = [Logits(one.values.to(dtype)) for one in teachers]
+        loss = distillation_loss(logits, said, weights, mask=mask, divergence="js", beta=beta, impl=impl)
+        return torch.autograd.grad(loss.total, logits)[0]
+
+    exact = gradient(torch.float64, "reference")
+    assert (gradient(torch.float32, impl) - exact).norm() < 2e-6 * exact.norm()

@@ -1,5 +1,6 @@
 """The chunked loss needs the gradient and a few chunks above its inputs, however many teachers there are."""
 
+import gc
 import math
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from mashbill.losses import chunked, distillation_loss
 
 def peak_mib(run) -> float:
     """Return how far the process's memory rose above where it stood, in MiB."""
+    gc.collect()  # What other tests left would be freed meanwhile and hide a rise.
     Path("/proc/self/clear_refs").write_text("5")
     status = Path("/proc/self/status")
 
@@ -40,4 +42,5 @@ def test_memory_is_the_gradient_and_a_few_chunks(kind):
         torch.autograd.grad(loss.total, logits)
 
     run()  # Once unmeasured: first calls load code.
-    assert 0.5 * gradient_mib < peak_mib(run) <= gradient_mib + chunks_mib + 8
+    # Several times: memory that others free meanwhile hides a rise.
+    assert 0.5 * gradient_mib < max(peak_mib(run) for _ in range(3)) <= gradient_mib + chunks_mib + 8

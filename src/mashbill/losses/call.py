@@ -44,7 +44,7 @@ def distillation_loss(
     ``sum (1 - c) T^2 D(q, p_S) + c CE``, with ``q`` the pool of the softened teachers under the weights, ``p_S`` the
     softened student, ``D`` the divergence and ``CE`` the cross-entropy of the label at temperature 1. Reduced in
     float32 at least, whatever the dtype of the logits. Rows outside the mask are never read: their gradient is 0
-    even if they hold NaN. ``T^2`` keeps the size of the gradient about the same at every temperature.
+    even if they hold NaN. ``T^2`` keeps the gradient of about the same size at temperatures above 1.
 
     Args:
         student_logits: ``logits[:, t]`` is about ``labels[:, t]``; ``-inf`` masks an entry. Hidden states and a head as

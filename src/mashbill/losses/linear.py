@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from mashbill import numerics
 from mashbill.distributions.dense import Dense
-from mashbill.distributions.scores import Logits, Projected, narrow_product
+from mashbill.distributions.scores import Logits, Projected
 from mashbill.distributions.topk import TopK
 from mashbill.losses import chunked, gradient, mixture, native_rows, tiles
 from mashbill.losses.job import Job
@@ -127,7 +127,7 @@ class _Gradients:
             narrow = scores.to(torch.bfloat16)
         if self.hidden is not None:
             found = narrow.new_empty(len(rows), weight.shape[1])
-            tiles.in_columns(found, lambda part: found[:, part].copy_(narrow_product(narrow, weight[:, part])))
+            tiles.in_columns(found, lambda part: found[:, part].copy_(narrow @ weight[:, part].to(narrow.dtype)))
             rows.store(found, into=self.hidden)
         if self.weight is not None:
             total, states = self.weight, states.to(narrow.dtype)

@@ -67,7 +67,7 @@ def add_topk(
     """
     teacher = _with_a_slot(teacher)
     ids, stored = _without_gaps(teacher)
-    has_tail = (teacher.log_tail > numerics.LOG_ZERO) & (teacher.n_used < teacher.n_entries)
+    has_tail = ~(teacher.log_tail <= numerics.LOG_ZERO) & (teacher.n_used < teacher.n_entries)  # NaN has one, and shows
     if tail == "even":
         lost = torch.zeros_like(has_tail)
         log_each = teacher.log_tail_share() / temperature

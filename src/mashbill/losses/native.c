@@ -304,7 +304,8 @@ int mashbill_has_float16(void) {
 
 struct objective {
     int32_t kind;
-    float beta, inverse_t;
+    float beta, rest; /* 1 - beta, which float would round away near 1 */
+    float inverse_t;
     float weight;    /* of the divergence's gradient by the logits */
     float weight_ce; /* of the cross-entropy's */
 };
@@ -466,7 +467,7 @@ static int by_student(
 ) {
     float buffer[BLOCK], q[BLOCK], g[BLOCK];
     float peak = task->row.peak, log_total = (float)log(task->row.total), inverse_t = task->how.inverse_t;
-    float beta = task->how.kind == JS ? task->how.beta : 1;
+    float beta = task->how.beta, other_share = task->how.rest;
     double of_student = 0, of_target = 0, lost = 0, blurred = 0, rest = 0;
     for (int64_t at = 0, b = 0; at < task->n_entries; at += BLOCK, b++) {
         int n = size_of_block(at, task->n_entries);
@@ -490,7 +491,7 @@ static int by_student(
             for (int i = 0; i < n; i++) {
                 float p = own[i] * by, logprob = (x[i] - peak) * inverse_t - log_total;
                 logprob = logprob < LOG_ZERO ? LOG_ZERO : logprob;
-                float middle = beta * q[i] + (1 - beta) * p;
+                float middle = beta * q[i] + other_share * p;
                 float log_middle = log_of(middle < TINY ? TINY : middle);
                 to[i] = p * (logprob - log_middle);
                 sum += to[i];
@@ -503,8 +504,8 @@ static int by_student(
         blurred += faint;
     }
     if (lost > LOST || blurred > BLURRED) return 0;
-    float total = (float)of_student, weight = task->how.weight * (task->how.kind == JS ? 1 - beta : 1);
-    *value = task->how.kind == JS ? beta * of_target + (1 - beta) * of_student : of_student;
+    float total = (float)of_student, weight = task->how.weight * (task->how.kind == JS ? other_share : 1);
+    *value = task->how.kind == JS ? beta * of_target + other_share * of_student : of_student;
     /* Twice: where one entry has nearly all the mass, what remains is the rounding of that entry. */
     for (int64_t at = 0, b = 0; at < task->n_entries; at += BLOCK, b++) {
         int n = size_of_block(at, task->n_entries);

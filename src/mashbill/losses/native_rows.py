@@ -31,7 +31,7 @@ class _Rows(ctypes.Structure):
 class _Objective(ctypes.Structure):
     _fields_ = [
         ("kind", ctypes.c_int32),
-        *[(name, ctypes.c_float) for name in ("beta", "inverse_t", "weight", "weight_ce")],
+        *[(name, ctypes.c_float) for name in ("beta", "rest", "inverse_t", "weight", "weight_ce")],
     ]
 
 
@@ -105,6 +105,7 @@ class Worker:
         self._how = _Objective(
             KINDS.index(objective.kind),
             objective.beta,
+            1 - objective.beta,
             1 / objective.temperature,
             objective.divergence_weight / objective.temperature,  # the chain rule takes one 1/T of the T^2
             objective.cross_entropy_weight,

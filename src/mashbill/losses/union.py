@@ -82,7 +82,7 @@ def side_by_side(teachers: Sequence[TopK], log_weights: Float[Tensor, "K R"], *,
     log_weights = log_weights.T.double()
     is_used = ids >= 0
     # A teacher without weight has no tail: what it would be is infinite where the student left nothing to shape it.
-    has_tail = (log_tail > numerics.LOG_ZERO) & (log_weights > -torch.inf)
+    has_tail = ~(log_tail <= numerics.LOG_ZERO) & (log_weights > -torch.inf)  # NaN has one, and shows
     has_tail &= is_used.sum(dim=-1) < teachers[0].n_entries
     kept = (values.double() / temperature).masked_fill_((values <= numerics.LOG_ZERO) | ~is_used, -torch.inf)
     used = is_used.flatten(1)
@@ -129,7 +129,7 @@ def is_hard(
         objective: What is to be computed.
     """
     hard = ~lists.used.any(dim=-1)
-    has_tail = lists.log_tail > -torch.inf
+    has_tail = lists.log_tail != -torch.inf
     deep = _DEEPEST * min(1.0, objective.temperature)
     is_low = has_tail & (peak < -deep)
     if objective.tail == "student" and bool(is_low.any()):

@@ -14,6 +14,8 @@ from mashbill.shapes import Float, Int, Tensor
 
 _LOST = 1e-24
 # Student mass on entries whose pooled probability underflowed; less than this cannot move a reverse KL.
+_FAINT = 1e-30
+# Mass of a mixture by class below which float32 holds too few of its digits.
 
 
 def start(logits: Float[Tensor, "B T V"], job: Job, grad: Float[Tensor, "B T V"] | None, n_each: int) -> Solve:
@@ -152,7 +154,9 @@ def _mix(
             by_entry = target.by_entry(log_weight, job.weighing.classes).exp()
             mixture.add_dense(q, here, by_entry, temperature=objective.temperature, work=log_q)
     if log_weights.ndim == 3:
-        q.mul_(q.sum(dim=-1, keepdim=True).reciprocal())
+        total = q.sum(dim=-1, keepdim=True)
+        lost |= (total < _FAINT).squeeze(-1)  # Each class may hear only those who deny it.
+        q.div_(total)
     if gradient.feels_underflow(objective) and bool(q.amin() < tiny):
         # A shared mask leaves zeros in every row; they matter where the student has mass.
         lost |= (q < tiny).mul(reading.probs).sum(dim=-1) > _LOST
