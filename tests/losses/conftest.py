@@ -1,7 +1,9 @@
 """Random problems for the loss: student, teachers of any kind, weights, mask and labels."""
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -62,6 +64,27 @@ def build(
     labels[torch.rand(n_rows, n_positions, generator=generator) < 0.2] = -100
     weights = torch.log_softmax(noise(n_teachers, n_rows, n_positions if per_token else 1), dim=0)
     return Problem(noise(*shape) * spread, tuple(teachers), weights, mask, labels).to(dtype)
+
+
+@pytest.fixture
+def peak_mib() -> Callable[[Callable[[], object]], float]:
+    """Return what tells how far the process's memory rises above where it stands, in MiB."""
+    clear, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+    if not clear.exists():
+        pytest.skip("needs Linux's resettable high-water mark: run it there")
+
+    def field(name):
+        line = next(line for line in status.read_text().splitlines() if line.startswith(name))
+        return int(line.split()[1]) / 1024
+
+    def peak(run):
+        gc.collect()  # What other tests left would be freed meanwhile and hide a rise.
+        clear.write_text("5")
+        before = field("VmRSS")
+        run()
+        return field("VmHWM") - before
+
+    return peak
 
 
 @pytest.fixture

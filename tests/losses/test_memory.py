@@ -1,8 +1,6 @@
 """The chunked loss needs the gradient and a few chunks above its inputs, however many teachers there are."""
 
-import gc
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,24 +9,8 @@ from mashbill.distributions import Dense, TopK
 from mashbill.losses import chunked, distillation_loss
 
 
-def peak_mib(run) -> float:
-    """Return how far the process's memory rose above where it stood, in MiB."""
-    gc.collect()  # What other tests left would be freed meanwhile and hide a rise.
-    Path("/proc/self/clear_refs").write_text("5")
-    status = Path("/proc/self/status")
-
-    def field(name):
-        line = next(line for line in status.read_text().splitlines() if line.startswith(name))
-        return int(line.split()[1]) / 1024
-
-    before = field("VmRSS")
-    run()
-    return field("VmHWM") - before
-
-
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's resettable high-water mark")
 @pytest.mark.parametrize("kind", ["dense", "topk"])
-def test_memory_is_the_gradient_and_a_few_chunks(kind):
+def test_memory_is_the_gradient_and_a_few_chunks(kind, peak_mib):
     n_positions, n_entries = 256, 50_000
     logits = torch.randn(1, n_positions, n_entries, generator=torch.Generator().manual_seed(0)).requires_grad_()
     dense = Dense.from_logits(logits.detach())

@@ -87,7 +87,7 @@ class Projected:
     ) -> Float[Tensor, "R E"]:
         """Return the scores of some hidden states at some entries in ``out``, without gradient.
 
-        The product is taken in the dtype of the head.
+        The product is taken in the narrower of the two dtypes.
         """
         weight = self.weight[entries]
         if states.dtype == out.dtype == weight.dtype:

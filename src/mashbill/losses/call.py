@@ -94,12 +94,12 @@ def distillation_loss(
     >>> round(loss.total.item(), 4), [round(x, 4) for x in student.grad.flatten().tolist()]
     (0.1308, [-0.25, 0.25])
     """
-    # Gradients are made unscaled in float16, which has no room for small ones; the backward pass scales them.
-    late = scale if torch.float16 in _dtypes(student_logits) else 1.0
-    objective = Objective(
-        divergence, beta, temperature, pool, tail, cross_entropy, scale / late, skew=skew, alpha=alpha
-    )
+    objective = Objective(divergence, beta, temperature, pool, tail, cross_entropy, scale, skew=skew, alpha=alpha)
     check_shapes(student_logits, teachers, log_weights, mask=mask, labels=labels, classes=classes)
+    # Gradients are made unscaled in float16, which has no room for small ones; the backward pass scales them.
+    is_scaled_late = scale != 1 and torch.float16 in _dtypes(student_logits)
+    if is_scaled_late:
+        objective = replace(objective, scale=1.0)
     if not torch.is_grad_enabled():
         student_logits, log_weights = _detached(student_logits), _detached(log_weights)
     if cross_entropy > 0 and labels is None:
@@ -112,8 +112,8 @@ def distillation_loss(
     # Autocast would narrow products here and, being each thread's own, none in other threads.
     with torch.autocast(mask.device.type, enabled=False):
         output = run(student_logits, teachers, weighing, mask=mask, labels=labels, objective=objective)
-    if late != 1:
-        output = replace(output, total=output.total * late)
+    if is_scaled_late:
+        output = replace(output, total=output.total * scale)
     return output if weighing.report is None else replace(output, seen=weighing.report.seen(mask.shape))
 
 

@@ -31,16 +31,11 @@ def start(logits: Float[Tensor, "B T V"], job: Job, grad: Float[Tensor, "B T V"]
 def _chunk(logits: Tensor, rows: Rows, job: Job, out: Tensor, more: list[Tensor]) -> tuple[Tensor, Tensor]:
     teachers = [here for here in (rows.take(one, like=out) for one in job.teachers) if isinstance(here, TopK)]
     labels = None if job.labels is None else rows.select(job.labels)
-    log_weights = whole.weigh(logits, rows, job, labels, like=out, taken=teachers)
+    log_weights = whole.weigh(logits, rows, job, labels, teachers, dtype=out.dtype)
     done = topk.chunk(
         logits, teachers, log_weights, labels, objective=job.objective, out=out, spare=next(iter(more), None)
     )
     if len(done.hard) > 0:
-        part = Rows(rows.index[done.hard], None, rows.n_positions)
-        again = torch.empty(job.n_buffers, *done.logits.shape, dtype=out.dtype, device=out.device)
-        weights = log_weights.index_select(-1, done.hard)
-        value, label_loss = whole.chunk(done.logits, part, job, list(again), log_weights=weights)
-        done.divergence.index_copy_(0, done.hard, value)
-        done.cross_entropy.index_copy_(0, done.hard, label_loss)
-        out.index_copy_(0, done.hard, again[0])
+        found = {"divergence": done.divergence, "cross_entropy": done.cross_entropy, "out": out}
+        whole.again(done.logits, done.hard, rows, job, log_weights, **found)
     return done.divergence, done.cross_entropy

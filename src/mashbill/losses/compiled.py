@@ -38,21 +38,17 @@ def start(logits: Float[Tensor, "B T V"], job: Job, grad: Float[Tensor, "B T V"]
     student = rows_of(logits)
 
     def solve(rows: Rows) -> tuple[Tensor, Tensor]:
-        here, out = student(rows), whole.made_in_place(grad, rows, spare=spare[: len(rows)])
+        here, room = student(rows), spare[: len(rows)]
+        out = whole.made_in_place(grad, rows, spare=room)
         wanted = None if labels is None else rows.select(labels)
         statistics = worker.read([view(rows) for view in views], wanted, measures=weighing.needs_statistics)
         log_weights = weighing.at(rows, statistics, dtype=wide)
         done = worker.mix(here, log_weights, wanted, out=out, measures=weighing.report is not None)
         weighing.tell(rows, teachers=statistics, student=done.student, log_weights=log_weights)
         if done.left is not None:
-            part = Rows(rows.index[done.left], None, rows.n_positions)
-            again = logits.new_empty(job.n_buffers, len(done.left), n_entries, dtype=wide)
-            weights, left = log_weights.index_select(-1, done.left), here.index_select(0, done.left)
-            value, label_loss = whole.chunk(left, part, job, list(again), log_weights=weights)
-            done.divergence.index_copy_(0, done.left, value)
-            done.cross_entropy.index_copy_(0, done.left, label_loss)
-            out.index_copy_(0, done.left, again[0].to(out.dtype))
-        if grad is not None and out.data_ptr() == spare.data_ptr():
+            found = {"divergence": done.divergence, "cross_entropy": done.cross_entropy, "out": out}
+            whole.again(here.index_select(0, done.left), done.left, rows, job, log_weights, **found)
+        if grad is not None and out is room:
             rows.store(out, into=grad.view(-1, n_entries))
         return done.divergence, done.cross_entropy
 

@@ -30,20 +30,6 @@ MEMORY_ELSEWHERE = 2**30
 _EVEN = 16  # Products of other numbers of rows are up to a fifth slower.
 
 
-@dataclass(frozen=True)
-class _Job:
-    """All but the tensors that get a gradient."""
-
-    scale: float
-    softcap: float | None
-    teachers: Sequence[Answers]
-    weighing: Weighing
-    mask: Bool[Tensor, "B T"]
-    labels: Int[Tensor, "B T"] | None
-    objective: Objective
-    native: bool
-
-
 def distillation_loss(
     student: Projected,
     teachers: Sequence[Answers],
@@ -55,8 +41,8 @@ def distillation_loss(
     native: bool = True,
 ) -> LossOutput:
     """Return the loss of :func:`mashbill.losses.distillation_loss`; gradients reach hidden states, head and bias."""
-    job = _Job(student.scale, student.softcap, teachers, weighing, mask, labels, objective, native)
-    return LossOutput(*_Loss.apply(student.hidden, student.weight, student.bias, job))
+    job = Job(teachers, weighing, mask, labels, objective, is_in_place=False, allows_native=native)
+    return LossOutput(*_Loss.apply(student.hidden, student.weight, student.bias, (student, job)))
 
 
 class _Loss(torch.autograd.Function):
@@ -64,11 +50,12 @@ class _Loss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, job: _Job
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, call: tuple[Projected, Job]
     ) -> tuple[Tensor, Tensor, Tensor]:
+        student, job = call
         gradients = _Gradients.blank(hidden, weight, bias, wanted=ctx.needs_input_grad)
         total, divergence, cross_entropy = _compute(
-            Projected(hidden, weight, bias, job.scale, job.softcap), job, gradients
+            replace(student, hidden=hidden, weight=weight, bias=bias), job, gradients
         )
         ctx.mark_non_differentiable(divergence, cross_entropy)
         ctx.set_materialize_grads(False)
@@ -143,7 +130,7 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
         total.add_(left @ right)
 
 
-def _compute(student: Projected, job: _Job, gradients: _Gradients) -> tuple[Tensor, Tensor, Tensor]:
+def _compute(student: Projected, job: Job, gradients: _Gradients) -> tuple[Tensor, Tensor, Tensor]:
     wide, device = numerics.reduction_dtype(student.hidden.dtype), student.hidden.device
     n_positions, n_entries, objective = job.mask.numel(), student.n_entries, job.objective
     divergence = torch.zeros(n_positions, dtype=wide, device=device)
@@ -162,14 +149,13 @@ def _compute(student: Projected, job: _Job, gradients: _Gradients) -> tuple[Tens
         own = tiles.scores(student, states, out=_as(scores, _dtype(student)))
         if slope is not None and student.softcap is not None:
             _cap_slope(own, student.softcap, out=slope)
-        part = Job(
-            teachers,
-            weighing,
-            torch.ones(1, len(rows), dtype=torch.bool, device=device),
-            None if job.labels is None else rows.select(job.labels).unsqueeze(0),
-            objective,
+        part = replace(
+            job,
+            teachers=teachers,
+            weighing=weighing,
+            mask=torch.ones(1, len(rows), dtype=torch.bool, device=device),
+            labels=None if job.labels is None else rows.select(job.labels).unsqueeze(0),
             is_in_place=gradients.are_wanted,
-            allows_native=job.native,
         )
         _, distance, label_loss, _ = chunked.compute(own.unsqueeze(0), part, wants_gradient=gradients.are_wanted)
         rows.store(distance[0], into=divergence)
@@ -182,7 +168,7 @@ def _compute(student: Projected, job: _Job, gradients: _Gradients) -> tuple[Tens
     return total, divergence.view(job.mask.shape), cross_entropy.view(job.mask.shape)
 
 
-def _pools_early(job: _Job) -> bool:
+def _pools_early(job: Job) -> bool:
     """Whether teachers can be added up one after the other, in one place: then more rows fit into the memory.
 
     Not if a rule must hear them all before any is weighed, nor where what underflows in a sum matters.
@@ -199,7 +185,7 @@ def _pools_early(job: _Job) -> bool:
     )
 
 
-def _dtypes(student: Projected, job: _Job, wide: torch.dtype) -> list[torch.dtype]:
+def _dtypes(student: Projected, job: Job, wide: torch.dtype) -> list[torch.dtype]:
     """Return the dtypes of the buffers: the student's scores, then the pool or each teacher's scores, then a slope."""
     projected = [one for one in job.teachers if isinstance(one, Projected)]
     own, slope = _dtype(student), [wide] * (student.softcap is not None)
@@ -224,7 +210,7 @@ def _as(buffer: Float[Tensor, "R V"], dtype: torch.dtype) -> Float[Tensor, "R V"
 
 
 def _pool_early(
-    rows: Rows, job: _Job, work: Tensor, spare: list[Tensor], *, like: Tensor
+    rows: Rows, job: Job, work: Tensor, spare: list[Tensor], *, like: Tensor
 ) -> tuple[list[Answers], Weighing]:
     """Return the pool of the softened teachers at some rows as the one teacher, and its weight."""
     (q,) = spare
@@ -239,11 +225,11 @@ def _pool_early(
     return [Logits(q.unsqueeze(0))], Weighing(log_weights.logsumexp(dim=0, keepdim=True))
 
 
-def _add(q: Tensor, teacher: Dense | Logits, log_weight: Float[Tensor, " R"], job: _Job) -> None:
+def _add(q: Tensor, teacher: Dense | Logits, log_weight: Float[Tensor, " R"], job: Job) -> None:
     """Add ``w softmax(z / T)`` of one teacher to ``q``."""
     values, weight = native_rows.values_of(teacher), log_weight.exp().unsqueeze(-1)
     pooling = replace(job.objective, divergence="forward_kl")  # that the loops have; here it is all the same
-    compiled = job.native and native_rows.covers(values, [teacher], None, pooling)
+    compiled = job.allows_native and native_rows.covers(values, [teacher], None, pooling)
 
     def start() -> Callable[[slice], None]:
         if compiled:
@@ -261,7 +247,7 @@ def _add(q: Tensor, teacher: Dense | Logits, log_weight: Float[Tensor, " R"], jo
 
 
 def _answer_apart(
-    rows: Rows, job: _Job, work: Tensor, spare: list[Tensor], *, like: Tensor
+    rows: Rows, job: Job, work: Tensor, spare: list[Tensor], *, like: Tensor
 ) -> tuple[list[Answers], Weighing]:
     """Return what each teacher says at some rows, as a batch of one row, and their weighing."""
     teachers: list[Answers] = []

@@ -15,7 +15,8 @@
 #define LOG_ZERO -1e4f /* as mashbill.numerics.LOG_ZERO */
 #define TINY 1.17549435e-38f
 #define LOST 1e-24 /* student mass on entries whose pool underflowed that no longer moves a reverse KL */
-/* Below FAINT, what a pool lacks of teachers that underflowed (1e-38 at most) shows in its log, by half a nat at most. */
+/* Below FAINT, what a pool lacks of teachers that underflowed (1e-38 at most) shows in its log, by half a nat at most.
+ */
 #define FAINT 1e-32f
 #define BLURRED 1e-7 /* student mass there that no longer moves a reverse KL */
 
@@ -327,8 +328,8 @@ void mashbill_read(
             read[place] = read_row(from, dtype, sizes->entries, how->inverse_t, to, own, measured != NULL);
             if (measured == NULL) continue;
             measure(
-                from, dtype, sizes->entries, own, read[place], labels == NULL ? -1 : labels[r], classes, (int)sizes->classes,
-                measured + place * (5 + sizes->classes)
+                from, dtype, sizes->entries, own, read[place], labels == NULL ? -1 : labels[r], classes,
+                (int)sizes->classes, measured + place * (5 + sizes->classes)
             );
         }
 }
@@ -467,8 +468,8 @@ static int by_student(
 ) {
     float buffer[BLOCK], q[BLOCK], g[BLOCK];
     float peak = task->row.peak, log_total = (float)log(task->row.total), inverse_t = task->how.inverse_t;
-    float beta = task->how.beta, other_share = task->how.rest;
-    double of_student = 0, of_target = 0, lost = 0, blurred = 0, rest = 0;
+    float beta = task->how.beta, rest = task->how.rest;
+    double of_student = 0, of_target = 0, lost = 0, blurred = 0, remainder = 0;
     for (int64_t at = 0, b = 0; at < task->n_entries; at += BLOCK, b++) {
         int n = size_of_block(at, task->n_entries);
         const float *x = load(from, dtype, at, n, buffer), *own = task->own + at;
@@ -491,7 +492,7 @@ static int by_student(
             for (int i = 0; i < n; i++) {
                 float p = own[i] * by, logprob = (x[i] - peak) * inverse_t - log_total;
                 logprob = logprob < LOG_ZERO ? LOG_ZERO : logprob;
-                float middle = beta * q[i] + other_share * p;
+                float middle = beta * q[i] + rest * p;
                 float log_middle = log_of(middle < TINY ? TINY : middle);
                 to[i] = p * (logprob - log_middle);
                 sum += to[i];
@@ -504,8 +505,8 @@ static int by_student(
         blurred += faint;
     }
     if (lost > LOST || blurred > BLURRED) return 0;
-    float total = (float)of_student, weight = task->how.weight * (task->how.kind == JS ? other_share : 1);
-    *value = task->how.kind == JS ? beta * of_target + other_share * of_student : of_student;
+    float total = (float)of_student, weight = task->how.weight * (task->how.kind == JS ? rest : 1);
+    *value = task->how.kind == JS ? beta * of_target + rest * of_student : of_student;
     /* Twice: where one entry has nearly all the mass, what remains is the rounding of that entry. */
     for (int64_t at = 0, b = 0; at < task->n_entries; at += BLOCK, b++) {
         int n = size_of_block(at, task->n_entries);
@@ -517,20 +518,20 @@ static int by_student(
             to[i] -= own[i] * by * total;
             sum += to[i];
         }
-        rest += sum;
+        remainder += sum;
     }
     for (int64_t at = 0, b = 0; at < task->n_entries; at += BLOCK, b++) {
         int n = size_of_block(at, task->n_entries);
         const float *x = load(from, dtype, at, n, buffer), *own = task->own + at;
-        float by = (float)(rest * factor_of(task->own_blocks[b].peak, peak, inverse_t) / task->row.total);
+        float by = (float)(remainder * factor_of(task->own_blocks[b].peak, peak, inverse_t) / task->row.total);
         for (int i = 0; i < n; i++) g[i] = weight * (ascent[at + i] - own[i] * by);
         finish(task, x, at, n, g, out, out_dtype);
     }
     return 1;
 }
 
-/* Mix what mashbill_read left, and write divergence and cross-entropy, `values` [2 R], and the gradient. Returns how many
- * rows were left as they are, and `done` [R] is 0 for those. `scratch` holds 2 V floats, `own_blocks` B. */
+/* Mix what mashbill_read left, and write divergence and cross-entropy, `values` [2 R], and the gradient. Returns how
+ * many rows were left as they are, and `done` [R] is 0 for those. `scratch` holds 2 V floats, `own_blocks` B. */
 int64_t mashbill_mix(
     const struct sizes *sizes, const struct objective *how, const struct rows *student, const struct rows *gradient,
     const float *log_weights, const int64_t *labels, const int32_t *classes, const float *e,

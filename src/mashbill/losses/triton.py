@@ -26,6 +26,7 @@ from mashbill.distributions.scores import Logits, Projected
 from mashbill.distributions.statistics import Statistics
 from mashbill.distributions.topk import TopK
 from mashbill.losses import triton_topk
+from mashbill.losses.chunked import refuse_second_derivative
 from mashbill.losses.objective import LossOutput, Objective
 from mashbill.losses.rows import rows_at_once
 from mashbill.losses.triton_scope import require_covered, require_matrix, values_of
@@ -151,6 +152,7 @@ class _Loss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, None]:
+        refuse_second_derivative()
         return _scaled(ctx, grad_outputs[0])
 
 
@@ -213,6 +215,8 @@ def _launch(logits: Tensor, job: _Job, *, wants_gradient: bool) -> tuple[Tensor,
             BLOCK=_block(MIX_BLOCK, n_entries),
             **MIX_OPTIONS,
         )
+        if job.in_place and gradient is not None:
+            torch.autograd.graph.increment_version(gradient)  # kernels write past PyTorch
     return divergence, cross_entropy, gradient
 
 

@@ -179,8 +179,7 @@ class Weighing:
             here = rows.select(student.detach())
             wanted = None if labels is None else rows.select(labels)
             like = here.new_empty(0, dtype=wide)  # a list would be rounded to the logits' dtype
-            each = [self.measure(rows.take(one, like=like), wanted) for one in teachers]
-            statistics = Statistics.stack(each).to(wide)
+            statistics = self.measure_all([rows.take(one, like=like) for one in teachers], wanted).to(wide)
             log_weights = self.at(rows, statistics, dtype=wide)
             found.index_copy_(-1, rows.index, log_weights)
             own = None if self.report is None else self.measure(Logits(here), wanted)

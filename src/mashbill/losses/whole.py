@@ -1,10 +1,11 @@
 """The loss of a few rows with everything laid out over ``V``, in buffers that are used again and again."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
 from mashbill import numerics
+from mashbill.distributions.dense import Dense
 from mashbill.distributions.scores import Logits
 from mashbill.distributions.topk import TopK
 from mashbill.losses import gradient, mixture, student, target
@@ -64,7 +65,8 @@ def chunk(
     objective = job.objective
     labels = None if job.labels is None else rows.select(job.labels)
     if log_weights is None:
-        log_weights = weigh(logits, rows, job, labels, like=q)
+        teachers = (rows.take(one, like=q) for one in job.teachers)
+        log_weights = weigh(logits, rows, job, labels, teachers, dtype=q.dtype)
     reading = student.read(
         logits,
         labels,
@@ -84,24 +86,41 @@ def chunk(
     return value, torch.where(labels >= 0, -reading.label_logprob, 0)
 
 
+def again(
+    logits: Float[Tensor, "H V"],
+    where: Int[Tensor, " H"],
+    rows: Rows,
+    job: Job,
+    log_weights: Float[Tensor, "K R"],
+    *,
+    divergence: Float[Tensor, " R"],
+    cross_entropy: Float[Tensor, " R"],
+    out: Float[Tensor, "R V"],
+) -> None:
+    """Do rows again that another way could not do: ``where`` they are among ``rows``; the last three are mended."""
+    part = Rows(rows.index[where], None, rows.n_positions)
+    wide = numerics.reduction_dtype(logits.dtype)
+    buffers = logits.new_empty(job.n_buffers, *logits.shape, dtype=wide)
+    value, label_loss = chunk(logits, part, job, list(buffers), log_weights=log_weights.index_select(-1, where))
+    divergence.index_copy_(0, where, value.to(divergence.dtype))
+    cross_entropy.index_copy_(0, where, label_loss.to(cross_entropy.dtype))
+    out.index_copy_(0, where, buffers[0].to(out.dtype))
+
+
 def weigh(
     logits: Float[Tensor, "R V"],
     rows: Rows,
     job: Job,
     labels: Int[Tensor, " R"] | None,
+    teachers: Iterable[Dense | Logits | TopK],
     *,
-    like: Tensor,
-    taken: Sequence[TopK] = (),
+    dtype: torch.dtype,
 ) -> Float[Tensor, "*classes K R"]:
-    """Return the log-weights at some rows, measured and reported where somebody wants that.
-
-    ``taken`` are the teachers' rows, if somebody has taken them already.
-    """
+    """Return the log-weights at some rows; the teachers are measured and reported where somebody wants that."""
     weighing, statistics = job.weighing, None
     if weighing.needs_statistics:
-        here = taken or [rows.take(one, like=like) for one in job.teachers]
-        statistics = weighing.measure_all(here, labels).to(like)
-    log_weights = weighing.at(rows, statistics, dtype=like.dtype)
+        statistics = weighing.measure_all(list(teachers), labels).to(dtype)
+    log_weights = weighing.at(rows, statistics, dtype=dtype)
     own = None if weighing.report is None else weighing.measure(Logits(logits), labels)
     weighing.tell(rows, teachers=statistics, student=own, log_weights=log_weights)
     return log_weights

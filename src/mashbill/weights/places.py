@@ -8,8 +8,7 @@ student. They need the statistics of the whole batch first.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -57,10 +56,22 @@ def between(operator: WeightOperator, evidence: Evidence) -> Callable[[Statistic
     require_rule(operator, argument="operator")
     _require_statistics_alone(operator, evidence)
     _require_single_positions(operator, evidence)
-    rule = partial(_ask, operator, evidence)
-    # The loss compares: places of one batch mean nothing in another.
-    setattr(rule, "about", (len(evidence.teachers), *evidence.mask.shape))  # noqa: B010  # a partial knows no such name
-    return rule
+    return _Rule(operator, evidence)
+
+
+@dataclass(frozen=True)
+class _Rule:
+    operator: WeightOperator
+    evidence: Evidence
+
+    @property
+    def about(self) -> tuple[int, ...]:
+        """``K``, ``B`` and ``T``, which the loss compares: places of one batch mean nothing in another."""
+        return (len(self.evidence.teachers), *self.evidence.mask.shape)
+
+    def __call__(self, statistics: Statistics, places: Int[Tensor, " R"]) -> Float[Tensor, "K R"]:
+        """Return log-weights."""
+        return _ask(self.operator, self.evidence, statistics, places)
 
 
 def _ask(
