@@ -1,10 +1,11 @@
 """The loss over lists where everything or nothing is stored, and at numbers that underflow or mask."""
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
-from losses.captured import COVERED, agree, build
+from losses.captured import COVERED, Case, agree, build
 
 from mashbill.distributions import Dense, TopK
 from mashbill.losses import distillation_loss, topk
@@ -174,3 +175,59 @@ def test_a_sum_over_a_large_vocabulary_keeps_its_digits():
     truth, _, exact = case.to(torch.float64).loss("reference")
     torch.testing.assert_close(value.double(), truth, rtol=3e-7, atol=0)
     assert (gradient - exact).norm() <= 3e-7 * exact.norm()
+
+
+def of_lists(*teachers, logits, dtype=torch.float64):
+    """Return one row with evenly weighted teachers, each (ids, log-probabilities, log-tail)."""
+    n = len(teachers)
+    return Case(
+        torch.tensor([logits], dtype=torch.float64),
+        tuple(
+            TopK(torch.tensor([ids]), torch.tensor([said]).double(), torch.tensor([tail]).double(), len(logits))
+            for ids, said, tail in teachers
+        ),
+        torch.full((n, 1), -math.log(n), dtype=torch.float64),
+        None,
+    ).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("options", [{"divergence": "reverse_kl"}, {"divergence": "alpha", "alpha": 1e-3}])
+@pytest.mark.parametrize("others", [LOG_ZERO, math.log(0.1)])
+def test_zeros_of_one_list_that_only_a_tail_of_another_reaches(others, options, dtype):
+    # At T = 0.1 a tail of e^-80 is e^-800: no zero, which would lie at e^-10000, but 0 in float64.
+    sure = ([0], [0.0], -80.0)
+    wide = ([0, 1], [math.log1p(-math.exp(others)), LOG_ZERO], others)
+    case = of_lists(wide, sure, logits=[0.0, 0.3, 0.0, 0.0, 0.0], dtype=dtype)
+    if others == LOG_ZERO:
+        case = of_lists(([0, 1, 2], [0.0, LOG_ZERO, LOG_ZERO], LOG_ZERO), sure, logits=[0.0] * 3, dtype=dtype)
+    exact = case.to(torch.float64).loss("reference", temperature=0.1, **options)
+    found = case.loss("chunked", temperature=0.1, **options)
+    if options == {"divergence": "reverse_kl"}:
+        # Off the sure entry the pool has (e^-80 / 2)^10 / 2, or that and the wide tail's, each times its shape.
+        assert found[0].item() == pytest.approx(537.318 if others == LOG_ZERO else 680.988, abs=1e-3)
+    agree(found, exact, tolerance=1e-12 if dtype == torch.float64 else 2e-6)
+
+
+def test_even_shares_of_a_sharpened_tail_underflow_before_the_tail_does():
+    # The tail is e^-400 at T = 0.025, an entry of it the 40 000th part of the student to the power of 40.
+    logits = torch.zeros(40_000).tolist()
+    case = of_lists(([0, 1], [0.0, LOG_ZERO], LOG_ZERO), ([0], [0.0], -10.0), logits=logits)
+    options = {"divergence": "reverse_kl", "temperature": 0.025}
+    agree(case.loss("chunked", **options), case.loss("reference", **options), tolerance=1e-11)
+
+
+@pytest.mark.parametrize(("nats", "is_hard"), [(490.0, False), (510.0, True)])
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_lists_alone_go_down_to_e_to_the_minus_500(temperature, nats, is_hard):
+    # A stored entry, a tail that alone fills another's zero, and a student's mass outside.
+    half, sharp = math.log(0.5), min(1.0, temperature)
+    stored = of_lists(([0, 1], [half, -nats * temperature], half), logits=[1.0, 0.0, 0.5])
+    tail = of_lists(
+        ([0, 1], [0.0, LOG_ZERO], LOG_ZERO), ([0, 2], [half, half], -nats * temperature), logits=[1.0, 0.0, 0.5]
+    )
+    shape = of_lists(([0], [half], half), logits=[0.0, -nats * sharp])
+    for case in (stored, tail, shape):
+        case.lists(divergence="reverse_kl", temperature=temperature, expect_hard=is_hard)
+        options = {"divergence": "reverse_kl", "temperature": temperature}
+        agree(case.loss("chunked", **options), case.loss("reference", **options), tolerance=1e-11)

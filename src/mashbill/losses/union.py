@@ -137,12 +137,26 @@ def is_hard(
         others = picked.unsqueeze(1).masked_fill(union.missing[..., :-1] == 0, -torch.inf).amax(dim=-1)
         hard |= (is_low & (others < -deep)).any(dim=-1)
     if gradient.feels_underflow(objective):
-        weighted = lists.kept + lists.log_weights.unsqueeze(-1)
-        hard |= ((weighted > -torch.inf) & (weighted < -_DEEPEST)).flatten(1).any(dim=-1)
-        fills = lists.log_tail / objective.temperature + lists.log_weights > -_DEEPEST
+        most = _largest_share(lists, union, temperature=objective.temperature)
         # Without any tail the pool outside the union lies at the floor and not in the student's shape.
-        hard |= ~fills.any(dim=-1) & (peak > -torch.inf).squeeze(-1)
+        hard |= (most[:, -1] <= -_DEEPEST) & (peak > -torch.inf).squeeze(-1)
+        # An entry that only zeros reach lies at the floor here as well; one that little reaches does not.
+        of_slots = most[:, :-1]
+        hard |= ((of_slots > -torch.inf) & (of_slots <= -_DEEPEST)).any(dim=-1)
     return hard
+
+
+def _largest_share(lists: Lists, union: Union, *, temperature: float) -> Float[Tensor, "R C"]:
+    """Return about the log of the largest share that a teacher has in the pool's slots and bucket, nats.
+
+    From what it stored there, or from its tail if it did not. An even share of a tail is as low as ``1/V``, of which
+    sharpening takes the power.
+    """
+    sharpened = max(0.0, 1 / temperature - 1) * union.sizes.sum(dim=-1, keepdim=True).log()
+    tails = lists.log_tail / temperature + lists.log_weights - sharpened
+    most = tails.unsqueeze(-1).masked_fill(union.missing == 0, -torch.inf).amax(dim=1)
+    weighted = (lists.kept + lists.log_weights.unsqueeze(-1)).flatten(1)
+    return most.scatter_reduce_(-1, union.place, weighted, "amax")
 
 
 def coarse(
