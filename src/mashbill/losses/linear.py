@@ -28,6 +28,7 @@ MEMORY = 84 * 2**20
 """Bytes for scores on the CPU; other devices take ``MEMORY_ELSEWHERE``, because small products leave them idle."""
 MEMORY_ELSEWHERE = 2**30
 _EVEN = 16  # Products of other numbers of rows are up to a fifth slower.
+_AT_ONCE = 2**20  # Numbers to narrow at a time.
 
 
 def distillation_loss(
@@ -105,7 +106,7 @@ class _Gradients:
     def cast(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> list[Tensor | None]:
         each = (None if self.hidden is None else self.hidden.view(hidden.shape), self.weight, self.bias)
         like = (hidden, weight, bias)
-        return [None if g is None or of is None else g.to(of.dtype) for g, of in zip(each, like, strict=True)]
+        return [None if g is None or of is None else _narrowed(g, of.dtype) for g, of in zip(each, like, strict=True)]
 
     def add(self, scores: Tensor, states: Tensor, weight: Tensor, rows: Rows) -> None:
         """Add what a chunk's gradient by its scores gives: two products of the head's size."""
@@ -121,6 +122,17 @@ class _Gradients:
             tiles.in_tiles(total, lambda tile: _add_product(total[tile], narrow[:, tile].T, states))
         if self.bias is not None:
             self.bias.add_(scores.sum(dim=0))
+
+
+def _narrowed(total: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a sum in the dtype of its gradient, in the memory of the sum: a head is too large for a copy."""
+    if total.dtype == dtype or total.numel() == 0:
+        return total
+    flat, narrow = total.view(-1), total.view(-1).view(dtype)[: total.numel()]
+    for part in range(0, total.numel(), _AT_ONCE):
+        here = slice(part, part + _AT_ONCE)
+        narrow[here] = flat[here].to(dtype)  # Ahead of where it is written, all is still to be read.
+    return narrow.view(total.shape)
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
