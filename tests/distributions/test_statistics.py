@@ -146,3 +146,23 @@ def test_stack_rows_and_to():
     assert both.class_mass.shape == (2, 4, 0)
     assert torch.equal(both.rows(slice(1, 2)).entropy[0], two.entropy)
     assert both.to(torch.float32).gini.dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", ["dense", "all stored"])
+def test_masses_of_large_classes_keep_their_digits(kind):
+    # Added one by one in float32, a million equal shares are a per cent off.
+    n = 10**6
+    classes = torch.arange(n) % 3 - 1
+    dense = Dense.from_logits(torch.zeros(2, n))
+    one = dense if kind == "dense" else TopK.from_logprobs(dense.logprobs, k=n)
+    mass = measure(one, classes=classes, n_classes=2).class_mass
+    exact = torch.stack([(classes == c).sum() for c in range(2)]).double() / n
+    # The rounding of ln n alone is 5e-7.
+    torch.testing.assert_close(mass.double(), exact.expand(2, 2), rtol=1e-6, atol=0)
+
+
+def test_masses_of_many_rows_are_those_of_each():
+    logits, classes = random_logits(300, 5, 400), torch.arange(400) % 7 - 1
+    whole = measure(Dense.from_logits(logits), classes=classes, n_classes=6).class_mass
+    expected = torch.stack([torch.softmax(logits, -1)[..., classes == c].sum(-1) for c in range(6)], -1)
+    torch.testing.assert_close(whole, expected, rtol=1e-13, atol=0)

@@ -1,5 +1,6 @@
 """What weight rules read: a few numbers for each teacher and position instead of whole distributions."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -88,7 +89,7 @@ def measure(
         margin=margin,
         max_logprob=max_logprob,
         label_logprob=_label_logprob(distribution, labels, max_logprob),
-        class_mass=_class_mass(distribution, classes, n_classes, max_logprob),
+        class_mass=_class_mass(distribution, probabilities, classes, n_classes),
     )
 
 
@@ -171,18 +172,34 @@ def _label_logprob(distribution: Dense | TopK, labels: Tensor | None, like: Tens
     return torch.where(labels >= 0, found, torch.nan)
 
 
-def _class_mass(distribution: Dense | TopK, classes: Tensor | None, n_classes: int, like: Tensor) -> Tensor:
-    mass = like.new_zeros(*like.shape, n_classes + 1)
+def _class_mass(
+    distribution: Dense | TopK, probabilities: Tensor, classes: Tensor | None, n_classes: int
+) -> Float[Tensor, "*batch C"]:
     if classes is None or n_classes == 0:
-        return mass[..., :-1]
+        return probabilities.new_zeros(*probabilities.shape[:-1], n_classes)
     # Entries of no class go to a spare column that is cut off again.
     index = torch.where(classes >= 0, classes, n_classes).long()
     if isinstance(distribution, Dense):
-        logprobs = distribution.logprobs
-        return mass.scatter_add(-1, index.expand_as(logprobs), logprobs.to(mass.dtype).exp())[..., :-1]
-    used = (distribution.ids >= 0).to(mass.dtype)
+        return _summed(probabilities, index, n_classes + 1)[..., :-1]
+    share = probabilities[..., -1:]
+    used = (distribution.ids >= 0).to(probabilities.dtype)
     index_of_stored = index[distribution.ids.clamp_min(0).long()]
-    n_stored = mass.scatter_add(-1, index_of_stored, used)
-    mass = mass.scatter_add(-1, index_of_stored, used * distribution.logprobs.to(mass.dtype).exp())
+    n_stored = _summed(used, index_of_stored, n_classes + 1)
+    mass = _summed(used * probabilities[..., :-1], index_of_stored, n_classes + 1)
     n_unstored = torch.bincount(index, minlength=n_classes + 1).to(mass.dtype) - n_stored
-    return (mass + n_unstored * distribution.log_tail_share().to(mass.dtype).exp().unsqueeze(-1))[..., :-1]
+    return (mass + n_unstored * share)[..., :-1]
+
+
+def _summed(values: Float[Tensor, "*batch S"], index: Int[Tensor, "*#batch S"], n: int) -> Float[Tensor, "*batch n"]:
+    """Add up the values of each index, a stretch of entries at a time in float64.
+
+    They are added one by one: in float32 each would be rounded to the size of the sum.
+    """
+    on_cpu, n_rows = values.device.type == "cpu", max(1, math.prod(values.shape[:-1]))
+    wide = values.dtype if values.device.type == "mps" else torch.float64  # it has none
+    total = torch.zeros(*values.shape[:-1], n, dtype=wide, device=values.device)
+    n_each = max(1, (2**16 if on_cpu else 2**24) // n_rows)
+    for start in range(0, values.shape[-1], n_each):
+        part = values[..., start : start + n_each].to(wide)
+        total = total.scatter_add_(-1, index[..., start : start + n_each].expand_as(part), part)
+    return total.to(values.dtype)
