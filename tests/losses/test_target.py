@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -57,6 +59,25 @@ def test_a_teacher_switched_off_has_no_say(pool):
     on, off = random_logprobs(4, 5), Dense.from_logits(torch.tensor([[0.0] + [-torch.inf] * 4] * 4)).logprobs.double()
     log_weights = torch.tensor([[0.0] * 4, [-torch.inf] * 4], dtype=torch.float64)
     torch.testing.assert_close(target.pooled([on, off], log_weights, pool=pool), on, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("nats", [-torch.inf, numerics.LOG_ZERO, -1e6])
+@pytest.mark.parametrize("pool", ["linear", "log_linear"])
+def test_a_teacher_switched_off_leaves_no_trace_where_the_others_have_nothing(pool, nats):
+    on, off = (Dense.from_probs(torch.tensor([each], dtype=torch.float64)).logprobs for each in ([1, 0, 0], [0, 1, 0]))
+    one, none = torch.zeros(1, dtype=torch.float64), torch.full((1,), nats, dtype=torch.float64)
+    for teachers, weights in (([on, off], [one, none]), ([off, off, on], [none, none, one])):
+        log_weights = torch.stack(weights).requires_grad_()
+        got = target.pooled(teachers, log_weights, pool=pool)
+        torch.testing.assert_close(got, on, rtol=1e-12, atol=0)
+        got.sum().backward()
+        assert log_weights.grad.isfinite().all()
+    by_class = torch.tensor([[[0.0], [nats]], [[math.log(0.4)], [math.log(0.6)]]], dtype=torch.float64).requires_grad_()
+    got = target.pooled([on, off], by_class, pool=pool, classes=torch.tensor([0, 0, 1]))
+    # In the class of the first two only the first teacher counts; rows are normalised.
+    torch.testing.assert_close(got, on, rtol=1e-12, atol=0)
+    got.sum().backward()
+    assert by_class.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("pool", ["linear", "log_linear"])
