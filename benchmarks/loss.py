@@ -8,6 +8,7 @@ same run. Memory is what each adds above its inputs at its peak, gradients inclu
     python benchmarks/loss.py --form hidden --rows 1024 --threads 2 --dtype bfloat16
     python benchmarks/loss.py --mode growth                    # exponents in positions, entries and teachers
     python benchmarks/loss.py --mode adaptive                  # weights from entropies against fixed ones
+    python benchmarks/loss.py --device cuda --rows 8192        # the kernels, with memory as the GPU's allocator sees it
     python benchmarks/loss.py --competitor                     # with another process that keeps one core busy
     python benchmarks/loss.py --smoke                          # seconds, sizes too small to mean anything
     python benchmarks/loss.py --json out.json
@@ -18,6 +19,7 @@ import gc
 import json
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -109,16 +111,23 @@ def table(arguments: argparse.Namespace, form: Form) -> dict[str, Any]:
     del inputs, work
     gc.collect()
     best = best.best(limits.measure(shape, device=arguments.device, seconds=seconds))
-    peaks = {one.name: peak(one, arguments, form) for one, verdict in checked.items() if verdict.function is not None}
+    timed = [one for one, verdict in checked.items() if verdict.function is not None]
+    peaks = {one.name: found for one, found in zip(timed, all_peaks(timed, arguments, form), strict=True)}
     return {
         "mode": "table",
         "shape": asdict(shape),
         "divergence": arguments.divergence,
         "competitor": arguments.competitor,
         "limits": asdict(best),
-        "least_seconds": limits.least_seconds(shape, best),
+        "least_seconds": limits.least_seconds(shape, best, device=arguments.device),
         "variants": tables.lines(checked, samples, peaks),
     }
+
+
+def all_peaks(variants: Sequence[Variant], arguments: argparse.Namespace, form: Form) -> list[float | None]:
+    """Measure the memory of each; on a processor two processes at once, since nobody is timed any more."""
+    with ThreadPoolExecutor(2 if arguments.device == "cpu" else 1) as pool:
+        return list(pool.map(lambda one: peak(one, arguments, form), variants))
 
 
 def peak(variant: Variant, arguments: argparse.Namespace, form: Form) -> float | None:
@@ -155,6 +164,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--teacher-width", type=int, default=1024)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--divergence", choices=["forward_kl", "reverse_kl", "js"], default="forward_kl")
+    parser.add_argument("--impl", choices=["auto", "chunked"], default="auto", help="of our loss, in --mode adaptive")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")

@@ -3,7 +3,7 @@
 A GPT-2 student of 4 layers and teachers of twice its width, random, built from configurations; the teachers answer
 online, or their top entries were captured before. From tokens to the student's gradients; the optimiser is timed
 beside it. `x parts` is the step over the student's forward and backward plus the teachers' forwards, each measured
-alone, heads included; `loss %` is what the step takes above them.
+alone, heads included, medians of rounds in which all take turns; `loss %` is what the step takes above them.
 
     python benchmarks/step.py                  # 1, 2, 4, 8 teachers at 32 000 entries; 4 teachers at 8 000 to 64 000
     python benchmarks/step.py --smoke          # seconds, sizes too small to mean anything
@@ -79,16 +79,21 @@ def measure(sizes: models.Sizes, losses: Mapping[str, Loss], arguments: argparse
     )
     seconds = {name: clock.quartiles([wall for wall, _ in each]) for name, each in samples.items()}
     gc.collect()
-    return {"sizes": asdict(sizes), "seconds": seconds, "steps": [line(name, seconds) for name in losses]}
+    return {
+        "sizes": asdict(sizes),
+        "seconds": seconds,
+        "steps": [line(name, seconds, len(samples[name])) for name in losses],
+    }
 
 
-def line(name: str, seconds: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+def line(name: str, seconds: Mapping[str, Sequence[float]], turns: int) -> dict[str, Any]:
     """Say what a step costs above its parts."""
     parts = seconds["student forward, backward"][1]
     if models.STEPS[name].online:
         parts += seconds["teachers forward"][1]
     step = seconds[name][1]
-    return {"name": name, "step_s": step, "parts_s": parts, "over_parts": step / parts, "share": 1 - parts / step}
+    found = {"name": name, "turns": turns, "step_s": step, "parts_s": parts}
+    return {**found, "over_parts": step / parts, "share": 1 - parts / step}
 
 
 def sweep(arguments: argparse.Namespace) -> list[models.Sizes]:

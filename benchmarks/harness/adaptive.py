@@ -1,6 +1,7 @@
 """What weights that depend on the position cost beside weights that are given."""
 
 import argparse
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -24,25 +25,26 @@ def adaptive_cost(shape: Shape, arguments: argparse.Namespace) -> dict[str, Any]
     Raises:
         RuntimeError: The rule's gradient is not that of the same weights, given.
     """
-    require_same(shape.small(), divergence=arguments.divergence, device=arguments.device)
+    loss = partial(ours, impl=arguments.impl)
+    require_same(shape.small(), loss, divergence=arguments.divergence, device=arguments.device)
     inputs = make(shape, divergence=arguments.divergence, device=arguments.device)
     rule = entropy_rule(inputs, n_entries=shape.entries)
     work = {
-        "fixed": lambda: run(ours, inputs),
-        "adaptive": lambda: run(partial(ours, log_weights=rule), inputs),
+        "fixed": lambda: run(loss, inputs),
+        "adaptive": lambda: run(partial(loss, log_weights=rule), inputs),
     }
     samples = clock.interleaved(work, repeats=arguments.repeats, device=arguments.device)
     walls = {name: clock.quartiles([wall for wall, _ in each]) for name, each in samples.items()}
-    record = {"mode": "adaptive", "shape": asdict(shape), "divergence": arguments.divergence}
+    record = {"mode": "adaptive", "shape": asdict(shape), "divergence": arguments.divergence, "impl": arguments.impl}
     return {**record, "fixed_s": walls["fixed"], "adaptive_s": walls["adaptive"]}
 
 
-def require_same(shape: Shape, *, divergence: str, device: str) -> None:
+def require_same(shape: Shape, loss: Callable[..., torch.Tensor] = ours, *, divergence: str, device: str) -> None:
     """Raise ``RuntimeError`` unless the rule has the gradient of the weights that it stands for, measured apart."""
     inputs = make(shape, divergence=divergence, device=device)
     rule = entropy_rule(inputs, n_entries=shape.entries)
     weights = entropy_weights(inputs, n_entries=shape.entries)
-    error = distance(*(run(partial(ours, log_weights=each), inputs) for each in (rule, weights)))
+    error = distance(*(run(partial(loss, log_weights=each), inputs) for each in (rule, weights)))
     # A number that is none must count as wrong.
     if not error <= TOLERANCE:
         raise RuntimeError(f"{shape.form}: the gradient by a rule is {error:.1e} off that by the same weights, given")

@@ -1,11 +1,24 @@
 """What the page claims, as numbers that a run meets or does not."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-Records = Any
-"""What one run wrote: a record, or a list of them."""
+from harness.numbers import (
+    CHUNKED,
+    IN_PLACE,
+    OURS,
+    OfStep,
+    Over,
+    Peak,
+    Record,
+    Share,
+    gradient_bytes,
+    head_bytes,
+    head_sum_bytes,
+    worst_adaptive,
+    worst_exponent,
+)
 
 
 @dataclass(frozen=True)
@@ -22,7 +35,7 @@ class Claim:
 
     text: str
     jobs: tuple[str, ...]
-    of: Callable[[Records], float | None]
+    of: Callable[[Record], float | None]
     bound: float
     below: bool = False
     unit: str = "x"
@@ -43,191 +56,145 @@ class Claim:
         return number <= self.bound if self.below else number >= self.bound
 
 
-def median(record: Records, name: str) -> float | None:
-    return next((one["wall_s"][1] for one in record["variants"] if one["name"] == name and "wall_s" in one), None)
+def both(of: str, jobs: tuple[str, ...], label: str, name: str, bound: float) -> tuple[Claim, ...]:
+    """Claim a number of our line in place, and of the one whose gradient has memory of its own as everybody's has."""
+    ways = (("in place", IN_PLACE), ("new gradient", OURS))
+    return tuple(Claim(f"{of}, {way}: {label}", jobs, Over(name, own=own), bound) for way, own in ways)
 
 
-def ours(record: Records) -> float | None:
-    """Return our time: in place where there is such a thing."""
-    return median(record, "mashbill, in place") or median(record, "mashbill")
+def at_most(text: str, jobs: tuple[str, ...], of: Callable[[Record], float | None], bound: float, unit: str) -> Claim:
+    return Claim(text, jobs, of, bound, below=True, unit=unit)
 
 
-@dataclass(frozen=True)
-class Over:
-    """How much longer somebody takes than we do; the other way round if ``ours_over``."""
+L32, L16 = ("logits-32k-float32", "logits-152k-float32"), ("logits-32k-bfloat16", "logits-152k-bfloat16")
+H32, H16 = ("hidden-32k-float32", "hidden-152k-float32"), ("hidden-32k-bfloat16", "hidden-152k-bfloat16")
+ONE32, ONE16 = ("hidden-32k-float32-one",), ("hidden-32k-bfloat16-one",)
+T32, T16 = ("topk-32k-float32",), ("topk-32k-bfloat16",)
+COMPILED_LOOPS = ("adaptive-float32", "adaptive-reverse", "adaptive-bfloat16")
+GKD, CHUNKED_TRL, TAIL = "TRL GKD, each teacher", "TRL chunked, each teacher", "TRL tail bucket, each teacher"
+PLAIN, COMPILED = "naive PyTorch", "torch.compile(naive)"
+STUDENT_ALONE = "logsumexp, then {}softmax, of the student alone"
+# Beside bfloat16 the same products in float32, since some processors are faster at those.
+PRODUCTS = Over("matrix products alone", "matrix products alone, float32", ours_over=True)
+ALONE = "time over that of the matrix products alone"
 
-    name: str
-    ours_over: bool = False
-
-    def __call__(self, record: Records) -> float | None:
-        theirs, own = median(record, self.name), ours(record)
-        if theirs is None or own is None:
-            return None
-        return own / theirs if self.ours_over else theirs / own
-
-
-@dataclass(frozen=True)
-class Fastest:
-    """How much longer the faster of some takes than we do."""
-
-    names: tuple[str, ...]
-
-    def __call__(self, record: Records) -> float | None:
-        found = [ratio for name in self.names if (ratio := Over(name)(record)) is not None]
-        return min(found) if found else None
-
-
-@dataclass(frozen=True)
-class Peak:
-    """Our peak memory in MiB above the inputs, less a tensor that must be there."""
-
-    name: str
-    less: Callable[[Mapping[str, Any]], int] = field(default=lambda _: 0)
-
-    def __call__(self, record: Records) -> float | None:
-        found = next((one for one in record["variants"] if one["name"] == self.name), {}).get("peak_mib")
-        return None if found is None else found - self.less(record["shape"]) / 2**20
-
-
-def itemsize(shape: Mapping[str, Any]) -> int:
-    return 4 if shape["dtype"] == "float32" else 2
-
-
-def gradient_bytes(shape: Mapping[str, Any]) -> int:
-    return shape["rows"] * shape["entries"] * itemsize(shape)
-
-
-def head_bytes(shape: Mapping[str, Any]) -> int:
-    return shape["entries"] * shape["width"] * itemsize(shape)
-
-
-def worst_exponent(record: list[Mapping[str, Any]]) -> float | None:
-    """Return the largest distance of an exponent from 1.
-
-    In the number of teachers it is the one in what the loss must do, since the student costs something by itself; where
-    teachers cost next to nothing only a growth that is more than linear counts.
-    """
-    off = []
-    for axis, fit in [pair for one in record for pair in one["axes"].items()]:
-        if axis != "teachers":
-            off.append(abs(fit["exponent"] - 1))
-        elif fit["exponent_in_work"] is None:
-            off.append(max(fit["exponent"] - 1, 0.0))
-        else:
-            off.append(abs(fit["exponent_in_work"] - 1))
-    return max(off, default=None)
-
-
-def worst_adaptive(record: list[Mapping[str, Any]]) -> float | None:
-    return max(100 * (one["adaptive_s"][1] / one["fixed_s"][1] - 1) for one in record)
-
-
-@dataclass(frozen=True)
-class OfStep:
-    """A number of the step with four teachers and 32 000 entries, the best of ours that are online."""
-
-    field: str
-    factor: float = 1.0
-
-    def __call__(self, record: Mapping[str, Any]) -> float | None:
-        for one in record["sizes"]:
-            if (one["sizes"]["teachers"], one["sizes"]["entries"]) == (4, 32_000):
-                own = [step for step in one["steps"] if step["name"].startswith("mashbill")]
-                online = [step[self.field] for step in own if "stored" not in step["name"]]
-                return self.factor * min(online) if online else None
-        return None
-
-
-@dataclass(frozen=True)
-class Share:
-    """What a limit of the machine alone would take, as a share of our time, in percent."""
-
-    limit: str
-    factor: float = 1.0
-
-    def __call__(self, record: Records) -> float | None:
-        own = ours(record)
-        return None if own is None else 100 * self.factor * record["least_seconds"][self.limit] / own
-
-
-_L32, _L16 = ("logits-32k-float32", "logits-152k-float32"), ("logits-32k-bfloat16", "logits-152k-bfloat16")
-_H32, _H16 = ("hidden-32k-float32", "hidden-152k-float32"), ("hidden-32k-bfloat16", "hidden-152k-bfloat16")
-_GKD, _CHUNKED = Over("TRL GKD, each teacher"), Over("TRL chunked, each teacher")
-_PLAIN, _COMPILED = Over("naive PyTorch"), Over("torch.compile(naive)")
-_TAIL = Fastest(("TRL tail bucket, each teacher",))
-
-CLAIMS = (
-    Claim("logits, float32: TRL's GKD loss, each teacher", _L32, _GKD, 10),
-    Claim("logits, bfloat16: TRL's GKD loss, each teacher", _L16, _GKD, 7),
-    Claim("logits, float32: naive PyTorch", _L32, _PLAIN, 6),
-    Claim("logits, bfloat16: naive PyTorch", _L16, _PLAIN, 8),
-    Claim("logits: torch.compile(naive)", _L32 + _L16, _COMPILED, 1.7),
-    Claim("logits, in place: memory above the inputs", _L32 + _L16, Peak("mashbill, in place"), 10, True, " MiB"),
-    Claim(
-        "logits: memory above the inputs and one gradient",
-        _L32 + _L16,
-        Peak("mashbill", gradient_bytes),
+_LOGITS = (
+    *both("logits, float32", L32, "TRL's GKD loss, each teacher", GKD, 10),
+    *both("logits, bfloat16", L16, "TRL's GKD loss, each teacher", GKD, 7),
+    *both("logits, float32", L32, "naive PyTorch", PLAIN, 6),
+    *both("logits, bfloat16", L16, "naive PyTorch", PLAIN, 8),
+    *both("logits, both dtypes", L32 + L16, "torch.compile(naive)", COMPILED, 1.7),
+    at_most("logits, in place: memory above the inputs", L32 + L16, Peak(IN_PLACE), 10, " MiB"),
+    at_most(
+        "logits, new gradient: memory above the inputs and that gradient",
+        L32 + L16,
+        Peak(OURS, gradient_bytes),
         10,
-        True,
         " MiB",
     ),
-    Claim("hidden, float32: TRL's chunked loss, each teacher", _H32, _CHUNKED, 4),
-    Claim("hidden, bfloat16: TRL's chunked loss, each teacher", _H16, _CHUNKED, 3),
-    Claim("hidden, one teacher: TRL's chunked loss", ("hidden-32k-float32-single",), _CHUNKED, 1.5),
-    Claim("hidden: Liger's chunked loss, compiled", _H32, Over("Liger chunked, compiled, each teacher"), 1.8),
-    Claim(
-        "hidden, one thread: time over that of the matrix products alone",
-        ("hidden-32k-float32-one",),
-        Over("matrix products alone", ours_over=True),
-        1.1,
-        True,
+)
+
+_HIDDEN = (
+    Claim("hidden, float32: TRL's chunked loss, each teacher", H32, Over(CHUNKED_TRL), 4),
+    Claim("hidden, bfloat16: TRL's chunked loss, each teacher", H16, Over(CHUNKED_TRL), 3),
+    Claim("hidden, float32, one teacher: TRL's chunked loss", ("hidden-32k-float32-single",), Over(CHUNKED_TRL), 1.5),
+    Claim("hidden, float32: Liger's chunked loss, compiled", H32, Over("Liger chunked, compiled, each teacher"), 1.8),
+    Claim("hidden, bfloat16: Liger's chunked loss, compiled", H16, Over("Liger chunked, compiled, each teacher"), 1.8),
+    at_most(f"hidden, float32, one thread: {ALONE}", ONE32, PRODUCTS, 1.1, "x"),
+    at_most(f"hidden, bfloat16, one thread: {ALONE}, in their faster dtype", ONE16, PRODUCTS, 1.1, "x"),
+    at_most(f"hidden, float32, all cores: {ALONE}", H32, PRODUCTS, 1.3, "x"),
+    at_most(f"hidden, bfloat16, all cores: {ALONE}, in their faster dtype", H16, PRODUCTS, 1.3, "x"),
+    at_most(
+        "hidden, float32: memory above the inputs and the head's gradient", H32, Peak(OURS, head_bytes), 100, " MiB"
     ),
-    Claim(
-        "hidden, all cores: time over that of the matrix products alone",
-        _H32,
-        Over("matrix products alone", ours_over=True),
+    at_most(
+        "hidden, bfloat16: memory above the inputs and the head's gradient", H16, Peak(OURS, head_bytes), 100, " MiB"
+    ),
+    at_most(
+        "hidden, bfloat16: memory above the inputs and the head's gradient as it is summed, in float32",
+        H16,
+        Peak(OURS, head_sum_bytes),
+        100,
+        " MiB",
+    ),
+)
+
+_TOPK = (
+    *both("top-k, float32", T32, "TRL's loss with a tail bucket, each teacher", TAIL, 10),
+    *both("top-k, bfloat16", T16, "TRL's loss with a tail bucket, each teacher", TAIL, 6),
+    at_most(
+        "top-k, in place: time over that of logsumexp, then softmax into what exists, of the student's logits",
+        T32,
+        Over(STUDENT_ALONE.format(""), own=IN_PLACE, ours_over=True),
         1.3,
-        True,
+        "x",
     ),
-    Claim(
-        "hidden: memory above the inputs and the head's gradient", _H32, Peak("mashbill", head_bytes), 100, True, " MiB"
-    ),
-    Claim("top-k, float32: TRL's loss with a tail bucket, each teacher", ("topk-32k-float32",), _TAIL, 10),
-    Claim("top-k, bfloat16: TRL's loss with a tail bucket, each teacher", ("topk-32k-bfloat16",), _TAIL, 6),
-    Claim(
-        "top-k: time over that of logsumexp, then softmax, of the student's logits",
-        ("topk-32k-float32",),
-        Over("logsumexp, then softmax, of the student alone", ours_over=True),
+    at_most(
+        "top-k, new gradient: time over that of logsumexp, then softmax into a new tensor, of the student's logits",
+        T32,
+        Over(STUDENT_ALONE.format("new "), ours_over=True),
         1.3,
-        True,
+        "x",
     ),
-    Claim(
-        "top-k, in place: memory above the inputs", ("topk-32k-float32",), Peak("mashbill, in place"), 20, True, " MiB"
+    at_most("top-k, in place: memory above the inputs", T32, Peak(IN_PLACE), 20, " MiB"),
+    at_most(
+        "top-k, new gradient: memory above the inputs and that gradient", T32, Peak(OURS, gradient_bytes), 20, " MiB"
     ),
+)
+
+_BUSY = (
+    *both("beside a busy process, logits and top-k", ("busy-logits-32k", "busy-topk-32k"), PLAIN, PLAIN, 1),
+    Claim(f"beside a busy process, hidden: {PLAIN}", ("busy-hidden-32k",), Over(PLAIN), 1),
     Claim(
-        "beside a busy process: naive PyTorch beside it",
+        f"beside a busy process, all forms, impl=chunked: {PLAIN}",
         ("busy-logits-32k", "busy-hidden-32k", "busy-topk-32k"),
-        _PLAIN,
+        Over(PLAIN, own=CHUNKED),
         1,
     ),
-    Claim(
+)
+
+_WHOLE = (
+    at_most(
         "growth in positions, entries, teachers: largest distance of an exponent from 1",
         ("growth",),
         worst_exponent,
         0.1,
-        True,
         "",
     ),
-    Claim("adaptive weights: cost above fixed ones", ("adaptive",), worst_adaptive, 10, True, " %"),
-    Claim("step, four teachers: share of the loss", ("step",), OfStep("share", 100), 15, True, " %"),
-    Claim("step, four teachers: time over that of its parts alone", ("step",), OfStep("over_parts"), 1.05, True),
-    # Two passes, for statistics and gradient, read K + 1 tensors twice and write one: 11 where one pass has 6.
-    Claim(
-        "GPU, logits: bytes of two passes at the rate of a copy",
-        ("gpu-logits-152k",),
-        Share("bytes", 11 / 6),
-        75,
-        unit=" %",
+    at_most(
+        "adaptive weights, compiled loops (forward KL in float32 and bfloat16, reverse KL): cost above fixed ones",
+        COMPILED_LOOPS,
+        worst_adaptive,
+        10,
+        " %",
+    ),
+    at_most(
+        "adaptive weights, plain PyTorch (impl=chunked): cost above fixed ones",
+        ("adaptive-chunked",),
+        worst_adaptive,
+        10,
+        " %",
+    ),
+    *(
+        at_most(f"step, four teachers, {way}: {text}", ("step",), OfStep(f"mashbill, {way}", *of), bound, unit)
+        for way in ("hidden states", "logits in place", "logits")
+        for text, of, bound, unit in (
+            ("share of what it takes above its parts alone", ("share", 100.0), 15, " %"),
+            ("time over that of its parts alone", ("over_parts",), 1.05, "x"),
+        )
+    ),
+)
+
+_GPU = (
+    *(
+        Claim(
+            f"GPU, logits, {way}: bytes of two passes at the rate of a copy",
+            ("gpu-logits-152k",),
+            Share("two passes", own),
+            75,
+            unit=" %",
+        )
+        for way, own in (("in place", IN_PLACE), ("new gradient", OURS))
     ),
     Claim(
         "GPU, hidden: products alone at the rate of the products",
@@ -237,3 +204,5 @@ CLAIMS = (
         unit=" %",
     ),
 )
+
+CLAIMS = (*_LOGITS, *_HIDDEN, *_TOPK, *_BUSY, *_WHOLE, *_GPU)

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 
 import torch
 
-PATIENCE = 120.0
-"""Seconds after which no further round begins: some variants take a hundred times as long as others."""
-_LEAST = 3
+PATIENCE = 25.0
+"""Seconds of turns after which a function takes no further one: some take a hundred times as long as others."""
+LEAST = 3
+"""Turns that everybody takes all the same."""
 
 
 def interleaved(
@@ -25,17 +26,18 @@ def interleaved(
 ) -> dict[str, list[tuple[float, float]]]:
     """Time functions in turn, each once a round, in an order that shifts from round to round.
 
-    Each is called once before the first round. No round begins when ``PATIENCE`` is over, but three there are.
+    Each is called once before the first round. Who has had ``PATIENCE`` seconds takes no further turn, but everybody
+    takes ``LEAST``.
 
     Args:
         work: The functions by name.
-        repeats: Rounds.
+        repeats: Rounds, at most.
         is_warm: The functions have been called before.
         before: Called before each function, outside its time.
         device: Where the work happens; a GPU is waited for.
 
     Returns:
-        Wall and processor seconds of each round.
+        Wall and processor seconds of each turn.
     """
     names = list(work)
     for name in [] if is_warm else names:
@@ -43,11 +45,10 @@ def interleaved(
         work[name]()
     samples: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     gc.collect()
-    start = time.perf_counter()
     for turn in range(repeats):
-        if turn >= _LEAST and time.perf_counter() - start > PATIENCE:
-            break
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            if turn >= LEAST and sum(wall for wall, _ in samples[name]) > PATIENCE:
+                continue
             _ = before and before()
             samples[name].append(once(work[name], device))
     return samples

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from mashbill.losses import native
+
 PACKAGES = ("mashbill", "torch", "triton", "transformers", "trl", "liger-kernel", "nvidia-modelopt")
 
 
@@ -23,6 +25,7 @@ def about(arguments: argparse.Namespace) -> dict[str, Any]:
         "threads": arguments.threads,
         "repeats": arguments.repeats,
         "date": datetime.date.today().isoformat(),
+        "loops": native.why_not() or "compiled",
         "system": platform.system(),
         "python": platform.python_version(),
         "versions": {name: found for name in PACKAGES if (found := _version(name))},

@@ -18,14 +18,18 @@ GROWTH_PLOT = "\n\n![Seconds over positions, entries and teachers](images/perfor
 def blocks(records: Mapping[str, Any]) -> dict[str, str]:
     """Return the text of each block of the page."""
     found = {"machine": machine(records), "claims": claims(records)}
-    for section in ("logits", "hidden", "topk", "busy", "gpu"):
-        there = [job.name for job in JOBS if job.section == section and job.name in records]
-        parts = [of_table(record) if isinstance(record := records[name], dict) else adaptive(record) for name in there]
-        found[section] = "\n\n".join(parts) or NOTHING
-    found["growth"] = growth(records.get("growth"))
-    found["adaptive"] = adaptive(records.get("adaptive"))
-    found["step"] = step(records.get("step"))
+    for section in dict.fromkeys(job.section for job in JOBS):
+        there = [records[job.name] for job in JOBS if job.section == section and job.name in records]
+        if section == "adaptive":
+            there = [[one for record in there for one in record]] if there else []
+        found[section] = "\n\n".join(of_run(record) for record in there) or NOTHING
     return found
+
+
+def of_run(record: Any) -> str:
+    """Return what one run shows, by what it measured."""
+    shown = {"growth": growth, "adaptive": adaptive, "step": step}
+    return shown.get(_first(record)["mode"], of_table)(record)
 
 
 def replaced(text: str, name: str, block: str) -> str:
@@ -57,7 +61,9 @@ def machine(records: Mapping[str, Any]) -> str:
     devices = sorted({f"{one['device']}, {one['cores']} cores, {one['memory_gib']} GiB" for one in found})
     versions = sorted({f"{name} {version}" for one in found for name, version in one["versions"].items()})
     rates = [one["limits"] for one in records.values() if isinstance(one, dict) and "limits" in one]
+    loops = sorted({one["loops"] for one in found})
     lines = [f"{'; '.join(devices)}; {' to '.join(dict.fromkeys([days[0], days[-1]]))}; {', '.join(versions)}."]
+    lines.append(f"Loops of the loss on a processor: {'; '.join(loops)}.")
     if rates:
         best = {name: max(one[name] for one in rates) / 1e9 for name in rates[0]}
         lines.append(
@@ -103,10 +109,8 @@ def of_table(record: Mapping[str, Any]) -> str:
     return "\n".join(text)
 
 
-def growth(records: Sequence[Mapping[str, Any]] | None) -> str:
+def growth(records: Sequence[Mapping[str, Any]]) -> str:
     """Return the exponents."""
-    if not records:
-        return NOTHING
     rows = [["form", "axis", "sizes", "exponent", "exponent in work"]]
     for record in records:
         for axis, fit in record["axes"].items():
@@ -115,28 +119,27 @@ def growth(records: Sequence[Mapping[str, Any]] | None) -> str:
     return markdown(rows) + GROWTH_PLOT
 
 
-def adaptive(records: Sequence[Mapping[str, Any]] | None) -> str:
+def adaptive(records: Sequence[Mapping[str, Any]]) -> str:
     """Return what weights from entropies cost."""
-    if not records:
-        return NOTHING
-    rows = [["form", "fixed, s", "from entropies, s", "above"]]
+    rows = [["", "fixed, s", "quartiles", "from entropies, s", "quartiles", "above"]]
     for one in records:
-        fixed, entropies = one["fixed_s"][1], one["adaptive_s"][1]
-        above = f"{100 * (entropies / fixed - 1):+.1f} %"
-        rows.append([one["shape"]["form"], f"{fixed:.4f}", f"{entropies:.4f}", above])
+        fixed, entropies = one["fixed_s"], one["adaptive_s"]
+        cells = [cell for each in (fixed, entropies) for cell in (f"{each[1]:.4f}", f"{each[0]:.4f}-{each[2]:.4f}")]
+        rows.append([tables.title(one), *cells, f"{100 * (entropies[1] / fixed[1] - 1):+.1f} %"])
     return markdown(rows)
 
 
-def step(record: Mapping[str, Any] | None) -> str:
+def step(record: Mapping[str, Any]) -> str:
     """Return the steps at each size."""
-    if not record:
-        return NOTHING
-    rows = [["K", "V", "step", "s", "parts alone, s", "x parts", "loss %"]]
+    rows = [["K", "V", "step", "turns", "s", "parts alone, s", "x parts", "loss %", "loss alone, s"]]
     for one in record["sizes"]:
+        alone = one["seconds"].get("loss, logits")
         for line in one["steps"]:
             size = [str(one["sizes"]["teachers"]), str(one["sizes"]["entries"])]
             seconds = [f"{line['step_s']:.3f}", f"{line['parts_s']:.3f}"]
-            rows.append([*size, line["name"], *seconds, f"{line['over_parts']:.2f}", f"{100 * line['share']:.0f}"])
+            rows.append([*size, line["name"], str(line["turns"]), *seconds])
+            rows[-1] += [f"{line['over_parts']:.2f}", f"{100 * line['share']:.0f}"]
+            rows[-1].append(f"{alone[1]:.3f}" if alone and line["name"] == "mashbill, logits" else "")
     text = markdown(rows)
     if record["left_out"]:
         text += "\n\nNot timed: " + "; ".join(f"{name}: {why}" for name, why in record["left_out"].items()) + "."

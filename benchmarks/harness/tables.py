@@ -8,8 +8,9 @@ from harness.clock import quartiles
 from harness.variants import Variant
 
 LEGEND = """\
-x ours: median over that of the first line. bytes, exp, products %: what these alone would take at the rates measured
-in this run, over the median. MiB: peak above inputs. error: of the gradient, relative, against float64."""
+turns: those that were timed. x ours, x in place: median over that of the first line. bytes, exp, products %: what these
+alone would take at the rates measured in this run, over the median. MiB: peak above inputs. error: of the gradient,
+relative, against float64."""
 
 
 def lines(
@@ -24,7 +25,8 @@ def lines(
         line |= {"status": verdict.status, "note": verdict.note, "gradient_error": verdict.gradient_error}
         if variant.name in samples:
             walls, processors = zip(*samples[variant.name], strict=True)
-            line |= {"wall_s": quartiles(walls), "cpu_s": quartiles(processors)[1], "peak_mib": peaks[variant.name]}
+            line |= {"turns": len(walls), "wall_s": quartiles(walls), "cpu_s": quartiles(processors)[1]}
+            line |= {"peak_mib": peaks[variant.name]}
         found.append(line)
     return found
 
@@ -46,6 +48,8 @@ def title(record: Mapping[str, Any]) -> str:
     ]
     if shape["form"] in ("topk", "stored"):
         parts.insert(2, f"k={shape['k']}")
+    if record.get("impl", "auto") != "auto":
+        parts.append(f"impl={record['impl']}")
     if record.get("competitor"):
         parts.append("beside a busy process")
     return ", ".join(parts)
@@ -55,7 +59,9 @@ def cells(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of a table record."""
     base, least = baseline(record), record["least_seconds"]
     shares = [name for name in least if least[name] > 0]
-    header = ["", "s", "quartiles", "cpu s", "x ours", *[f"{name} %" for name in shares], "MiB", "error"]
+    # In place is not what the others do, so what they are compared with has its name.
+    against = "x in place" if base is not None and "in place" in base["name"] else "x ours"
+    header = ["", "s", "quartiles", "turns", "cpu s", against, *[f"{name} %" for name in shares], "MiB", "error"]
     rows = []
     for line in record["variants"]:
         if "wall_s" not in line:
@@ -67,6 +73,7 @@ def cells(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
                 line["name"],
                 _number(middle),
                 f"{_number(low)}-{_number(high)}",
+                str(line["turns"]),
                 _number(line["cpu_s"]),
                 ratio,
                 # A floor does one part of the work, and has a share in its own limit alone.

@@ -90,12 +90,6 @@ def _in_place() -> Callable[[Inputs], Any]:
     return partial(ours, in_place=True)
 
 
-def _triton() -> Callable[[Inputs], Any]:
-    if not torch.cuda.is_available():
-        raise AbsentError("needs a GPU")
-    return partial(ours, impl="triton")
-
-
 @cache
 def _compiled() -> Callable[[Inputs], Any]:
     # One graph for each shape: sizes that change would be compiled as unknowns, which is slower.
@@ -138,10 +132,14 @@ def softmax_pass(inputs: Inputs) -> Callable[[], None]:
     return normalise
 
 
-def two_passes(inputs: Inputs) -> Callable[[], None]:
-    """Return what a cross-entropy does in plain PyTorch: a log-sum-exp, then the softmax that is its gradient."""
+def two_passes(inputs: Inputs, *, new: bool = False) -> Callable[[], None]:
+    """Return what a cross-entropy does in plain PyTorch: a log-sum-exp, then the softmax that is its gradient.
+
+    The softmax goes to a tensor that exists, as in place, or to a ``new`` one.
+    """
     assert inputs.logits is not None
-    rows, normalise = inputs.logits.detach()[0], softmax_pass(inputs)
+    rows = inputs.logits.detach()[0]
+    normalise = partial(torch.softmax, rows, dim=-1) if new else softmax_pass(inputs)
 
     def work() -> None:
         torch.logsumexp(rows, dim=-1)
@@ -164,7 +162,7 @@ def _floor(build: Callable[[Inputs], Callable[[], None]]) -> Callable[[Inputs], 
 OWN = (
     Variant("mashbill, in place", "ours", ("logits", "topk"), _in_place, in_place=True),
     Variant("mashbill", "ours", ALL, lambda: ours),
-    Variant("mashbill, triton", "ours", ALL, _triton),
+    Variant("mashbill, chunked", "ours", ALL, lambda: partial(ours, impl="chunked")),
     Variant("mashbill, reference", "ours", ALL, lambda: partial(ours, impl="reference"), most=2**24),
     Variant("naive PyTorch", "plain", ALL, lambda: naive),
     Variant("torch.compile(naive)", "plain", ("logits", "hidden"), _compiled, compiled=True),
@@ -179,4 +177,10 @@ OWN = (
     ),
     Variant("softmax of the student alone", "floor", ("logits", "topk"), lambda: _floor(softmax_pass)),
     Variant("logsumexp, then softmax, of the student alone", "floor", ("topk",), lambda: _floor(two_passes)),
+    Variant(
+        "logsumexp, then new softmax, of the student alone",
+        "floor",
+        ("topk",),
+        lambda: _floor(partial(two_passes, new=True)),
+    ),
 )

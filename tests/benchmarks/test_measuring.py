@@ -20,6 +20,12 @@ def test_everybody_takes_a_turn_and_the_order_shifts() -> None:
     assert {name: len(found) for name, found in samples.items()} == {"a": 3, "b": 3, "c": 3}
 
 
+def test_who_is_slow_takes_fewer_turns_and_the_others_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock, "PATIENCE", 0.02)
+    samples = clock.interleaved({"slow": lambda: time.sleep(0.01), "fast": lambda: None}, repeats=6)
+    assert {name: len(found) for name, found in samples.items()} == {"slow": clock.LEAST, "fast": 6}
+
+
 def test_wall_time_counts_sleep_and_processor_time_does_not() -> None:
     wall, processor = clock.once(lambda: time.sleep(0.05))
     assert wall >= 0.05
@@ -63,6 +69,9 @@ def test_the_least_work_of_each_form() -> None:
     assert found["logits"] == {"bytes": 6 * 6 * 4, "exp": 5 * 6, "products": 0}
     assert found["hidden"] == {"bytes": 0, "exp": 5 * 6, "products": 2 * 6 * (3 * 5 + 4 * 7)}
     assert found["topk"] == {"bytes": 2 * 6 * 4, "exp": 6, "products": 0}
+    assert limits.least_seconds(Shape("logits", **sizes), rates, device="cuda")["two passes"] == 11 * 6 * 4
+    assert limits.least_seconds(Shape("topk", **sizes), rates, device="cuda")["two passes"] == 3 * 6 * 4
+    assert "two passes" not in limits.least_seconds(Shape("hidden", **sizes), rates, device="cuda")
     assert found["stored"] == {"bytes": 0, "exp": 6, "products": 2 * 6 * 3 * 5}
 
 
