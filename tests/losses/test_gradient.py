@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mashbill.distributions import Dense
+from mashbill.distributions import Dense, Logits, TopK
 from mashbill.losses import distillation_loss
 
 OPTIONS = [
@@ -179,7 +179,7 @@ def test_never_negative_and_invariant_to_shifts(problem, options):
     torch.testing.assert_close(same, gradient, rtol=1e-12, atol=1e-14)
 
 
-@every_smooth
+@every
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_student_like_the_pool_rests(problem, options, dtype):
     case = problem(shape=(2, 5, 300), n_teachers=1, dtype=dtype)
@@ -190,10 +190,54 @@ def test_a_student_like_the_pool_rests(problem, options, dtype):
     assert gradient.norm() <= 16 * eps
 
 
+@pytest.mark.parametrize("temperature", [0.1, 1.0, 3.0])
+@pytest.mark.parametrize("impl", ["chunked", "reference"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["dense", "topk"])
+def test_rounding_does_not_choose_the_signs_of_total_variation(problem, kind, dtype, impl, temperature):
+    case = problem(shape=(2, 5, 300), n_teachers=1, dtype=torch.float64)
+    scores = case.teachers[0].logprobs
+    teacher = TopK.from_logprobs(scores, k=9) if kind == "topk" else case.teachers[0]
+    alike = replace(case, logits=scores + 1.5, teachers=(teacher,)).to(dtype)
+    loss, gradient = alike.solve(impl=impl, temperature=temperature, labels=None, divergence="total_variation")
+    assert loss.divergence.max() <= 16 * torch.finfo(dtype).eps / min(1, temperature)
+    assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
 def test_total_variation_rests_at_ties():
     # Powers of two: nothing is rounded, so the two are equal to the last bit.
     q = (1 / 2, 1 / 4, 1 / 8, 1 / 8)
     assert of_pair(q, q, {"divergence": "total_variation"}) == (0.0, [0.0] * 4)
+
+
+@pytest.mark.parametrize("impl", ["chunked", "reference"])
+@pytest.mark.parametrize(("dtype", "step"), [(torch.float32, 2.0**-15), (torch.float64, 2.0**-44)])
+def test_total_variation_pulls_where_the_two_differ_by_little(problem, dtype, step, impl):
+    # A small step, and some hundred times what rounding may do; every sign is known.
+    case = problem(shape=(2, 5, 300), n_teachers=1, dtype=torch.float64)
+    signs = torch.where(torch.arange(300) % 2 == 0, 1.0, -1.0)
+    scores = (case.teachers[0].logprobs * 64).round() / 64
+    near = replace(case, logits=scores + step * signs, teachers=(Logits(scores),)).to(dtype)
+    _, gradient = near.solve(impl=impl, labels=None, divergence="total_variation")
+    p = torch.softmax(scores, -1)
+    slope = signs / 2 * p
+    expected = torch.where(case.mask.unsqueeze(-1), slope - p * slope.sum(-1, keepdim=True), 0)
+    assert (gradient - expected).norm() <= 1e-3 * expected.norm()
+
+
+@every
+@pytest.mark.parametrize("impl", ["chunked", "reference"])
+@pytest.mark.parametrize("kind", ["dense", "topk"])
+def test_no_number_in_a_teacher_shows_in_value_and_gradient(problem, options, kind, impl):
+    case = problem(kind=kind, shape=(1, 3, 23))
+    broken = case.teachers[1].logprobs.clone()
+    broken[0, 1, 2] = torch.nan
+    spoilt = replace(case, mask=torch.ones(1, 3, dtype=torch.bool), labels=torch.full((1, 3), -100))
+    spoilt = replace(spoilt, teachers=(case.teachers[0], replace(case.teachers[1], logprobs=broken), case.teachers[2]))
+    loss, gradient = spoilt.solve(impl=impl, **options)
+    assert loss.divergence.isnan().tolist() == [[False, True, False]]
+    assert gradient[0, 1].isnan().all()
+    assert gradient[0, ::2].isfinite().all()
 
 
 @pytest.mark.parametrize(

@@ -42,11 +42,7 @@ def test_a_teacher_that_stored_nothing(divergence, tail, temperature):
         some = replace(case, teachers=(case.teachers[0], silent, case.teachers[2]))
         agree(some.lists(**options), some.loss("reference", **options))
         alone = replace(case, teachers=(silent,), log_weights=torch.zeros(1, 7).double())
-        one, other = alone.loss("chunked", **options), alone.loss("reference", **options)
-        if divergence == "total_variation":
-            # The pool is the student itself, where this distance has a corner: any gradient will do.
-            one = (*one[:2], other[2])
-        agree(one, other)
+        agree(alone.loss("chunked", **options), alone.loss("reference", **options))
 
 
 @pytest.mark.parametrize("temperature", [0.1, 1.0, 20.0])

@@ -18,6 +18,9 @@ import torch
 from mashbill import numerics
 from mashbill.shapes import Float, Tensor
 
+TIE = 8.0
+"""Rounding of a probability, in units of its last place, to which that of its logarithm adds twice its nats."""
+
 
 def forward_kl(target: Float[Tensor, "*batch V"], student: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch"]:
     """``KL(q || p_S) = sum q (log q - log p_S)`` in nats: the student must cover what the target does.
@@ -124,12 +127,22 @@ def alpha_divergence(
 def total_variation(target: Float[Tensor, "*batch V"], student: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch"]:
     """Total variation distance ``sum |q - p_S| / 2``: a probability, not nats.
 
-    Where ``q = p_S`` it has a corner; of the derivatives of ``|q - p_S|`` there, between -1 and 1, 0 is taken.
+    Where ``q = p_S`` it has a corner; of the derivatives of ``|q - p_S|`` there, between -1 and 1, 0 is taken. It is
+    taken as well where the two differ by less than rounding, ``p_S eps (8 - 2 log p_S)``, with ``eps`` that of the
+    dtype: rounding would choose the sign.
 
     Source:
         Wen et al., *f-Divergence Minimization for Sequence-Level Knowledge Distillation*, arXiv:2307.15190.
     """
-    return (target.exp() - student.exp()).abs().sum(dim=-1) / 2
+    of_student = student.exp()
+    difference = target.exp() - of_student
+    distance = difference.detach()
+    slack = of_student.detach() * (TIE - 2 * student.detach()) * torch.finfo(student.dtype).eps
+    # The sign of NaN is 0, but a distance that is no number has no gradient that is one.
+    sign = torch.where(distance.abs() <= slack, 0, distance.sign()) + 0 * distance
+    value = distance.abs().sum(dim=-1) / 2
+    slope = (sign * (difference - distance)).sum(dim=-1) / 2
+    return value + slope
 
 
 def check_beta(beta: float) -> None:

@@ -12,7 +12,7 @@ With ``p = p_S`` and ``h`` the derivative of ``D`` by ``p``, the gradient is ``p
 * skew, ``m = s q + (1 - s) p``: ``h = -(1 - s) q / m``;
 * reverse skew, ``m = s p + (1 - s) q``: ``h = log(p / m) - s p / m``;
 * alpha: ``p h = -q^a p^(1-a) / a``, over entries above the floor;
-* total variation: ``h = sign(p - q) / 2``.
+* total variation: ``h = sign(p - q) / 2``, with 0 for what rounding may have made of equal numbers.
 
 A constant in ``h`` falls out.
 """
@@ -22,6 +22,7 @@ from collections.abc import Sequence
 import torch
 
 from mashbill import numerics
+from mashbill.losses import divergence
 from mashbill.losses.objective import Objective
 from mashbill.losses.student import StudentRows
 from mashbill.shapes import Float, Tensor
@@ -53,6 +54,7 @@ def of(
     *,
     weight: float,
     more: Sequence[Tensor] = (),
+    eps: float | None = None,
 ) -> Float[Tensor, " R"]:
     """Return the objective's divergence, nats; ``weight`` times its gradient by ``logits / T`` goes to ``log_q``.
 
@@ -63,6 +65,7 @@ def of(
         log_q: Their logs, floored, or anything unless :func:`reads_logs`; overwritten.
         weight: Factor on the gradient alone.
         more: At least :func:`n_spare` buffers ``[R V]``; overwritten.
+        eps: Relative rounding of what came in; None if it is that of the buffers.
     """
     match objective.kind:
         case "forward_kl":
@@ -78,7 +81,8 @@ def of(
         case "alpha":
             value = alpha_divergence(student, q, log_q, alpha=objective.alpha, weight=weight)
         case "total_variation":
-            value = total_variation(student, q, log_q, weight=weight)
+            eps = torch.finfo(q.dtype).eps if eps is None else eps
+            value = total_variation(student, q, log_q, weight=weight, eps=eps)
     return value
 
 
@@ -182,12 +186,16 @@ def alpha_divergence(
 
 
 def total_variation(
-    student: StudentRows, q: Float[Tensor, "R V"], log_q: Float[Tensor, "R V"], *, weight: float
+    student: StudentRows, q: Float[Tensor, "R V"], log_q: Float[Tensor, "R V"], *, weight: float, eps: float
 ) -> Float[Tensor, " R"]:
-    """``sum |q - p_S| / 2``, a probability; the derivative of ``|q - p_S|`` at 0 counts as 0."""
+    """``sum |q - p_S| / 2``, a probability; the derivative of ``|q - p_S|`` counts as 0 within rounding, ``eps``."""
     torch.sub(student.probs, q, out=log_q)
-    value = torch.abs(log_q, out=q).sum(dim=-1).div_(2)
-    log_q.sign_().mul_(student.probs)
+    distance = torch.abs(log_q, out=q)
+    value = distance.sum(dim=-1).div_(2)
+    is_apart = distance.addcmul_(student.probs, student.logprobs, value=2 * eps)
+    is_apart.sub_(student.probs, alpha=divergence.TIE * eps).gt_(0)
+    log_q.sign_().mul_(is_apart).mul_(student.probs)
+    log_q[:, :1].add_((value - value).unsqueeze(-1))  # the sign of NaN is 0
     _project(log_q, student, weight=weight / 2, out=log_q)
     return value
 

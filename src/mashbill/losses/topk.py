@@ -134,7 +134,7 @@ def chunk(
     n_outside = view.entries.sizes[:, -1:]
     sums = outside.read(out, spare, view.lists.ids, n_outside, peak=view.shift, objective=objective)
     pair = _pair(view, sums, objective)
-    value, slope = _divergence(pair, objective)
+    value, slope = _divergence(pair, objective, eps=torch.finfo(out.dtype).eps)
     if sums.unevenness is not None:
         value = value + (pair.q[:, -1:] * sums.unevenness).squeeze(-1)
     label_loss, pull = _cross_entropy(view, pair, labels, objective)
@@ -236,12 +236,15 @@ def _pair(view: _View, sums: outside.Sums, objective: Objective) -> _Pair:
     return _Pair(student, plain, q)
 
 
-def _divergence(pair: _Pair, objective: Objective) -> tuple[Float[Tensor, " R"], Float[Tensor, "R C"]]:
-    """Return the divergence over slots and bucket and its weighted gradient by their logits; ``pair.q`` stays."""
+def _divergence(pair: _Pair, objective: Objective, *, eps: float) -> tuple[Float[Tensor, " R"], Float[Tensor, "R C"]]:
+    """Return the divergence over slots and bucket and its weighted gradient by their logits; ``pair.q`` stays.
+
+    ``eps`` is the relative rounding of the numbers that came in.
+    """
     log_q, q = numerics.log_of(pair.q), pair.q.clone()
     more = [torch.empty_like(q) for _ in range(gradient.n_spare(objective))]
     rows = StudentRows(pair.student.logprobs, pair.student.probs, None, pair.student.log_norm, None, is_floored=True)
-    value = gradient.of(objective, rows, q, log_q, weight=_weight(objective), more=more)
+    value = gradient.of(objective, rows, q, log_q, weight=_weight(objective), more=more, eps=eps)
     return value, log_q
 
 
