@@ -107,6 +107,7 @@ def table(arguments: argparse.Namespace, form: Form) -> dict[str, Any]:
             before=inputs.restore,
             device=arguments.device,
             is_warm=True,
+            always=[one.name for one in checked if one.kind in ("ours", "floor")],
         )
     del inputs, work
     gc.collect()

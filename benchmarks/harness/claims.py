@@ -66,6 +66,17 @@ def at_most(text: str, jobs: tuple[str, ...], of: Callable[[Record], float | Non
     return Claim(text, jobs, of, bound, below=True, unit=unit)
 
 
+def of_step(way: str) -> tuple[Claim, Claim]:
+    """Claim of one way to take a step what it takes above its parts alone, as a share of it and as a ratio."""
+    start, name = f"step, four teachers, {way}", f"mashbill, {way}"
+    return (
+        at_most(
+            f"{start}: share of what it takes above its parts alone", ("step",), OfStep(name, "share", 100), 15, " %"
+        ),
+        at_most(f"{start}: time over that of its parts alone", ("step",), OfStep(name, "over_parts"), 1.05, "x"),
+    )
+
+
 L32, L16 = ("logits-32k-float32", "logits-152k-float32"), ("logits-32k-bfloat16", "logits-152k-bfloat16")
 H32, H16 = ("hidden-32k-float32", "hidden-152k-float32"), ("hidden-32k-bfloat16", "hidden-152k-bfloat16")
 ONE32, ONE16 = ("hidden-32k-float32-one",), ("hidden-32k-bfloat16-one",)
@@ -175,14 +186,7 @@ _WHOLE = (
         10,
         " %",
     ),
-    *(
-        at_most(f"step, four teachers, {way}: {text}", ("step",), OfStep(f"mashbill, {way}", *of), bound, unit)
-        for way in ("hidden states", "logits in place", "logits")
-        for text, of, bound, unit in (
-            ("share of what it takes above its parts alone", ("share", 100.0), 15, " %"),
-            ("time over that of its parts alone", ("over_parts",), 1.05, "x"),
-        )
-    ),
+    *(claim for way in ("hidden states", "logits in place", "logits") for claim in of_step(way)),
 )
 
 _GPU = (

@@ -5,12 +5,12 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 
-PATIENCE = 25.0
+PATIENCE = 12.0
 """Seconds of turns after which a function takes no further one: some take a hundred times as long as others."""
 LEAST = 3
 """Turns that everybody takes all the same."""
@@ -23,6 +23,7 @@ def interleaved(
     before: Callable[[], None] | None = None,
     device: str = "cpu",
     is_warm: bool = False,
+    always: Collection[str] = (),
 ) -> dict[str, list[tuple[float, float]]]:
     """Time functions in turn, each once a round, in an order that shifts from round to round.
 
@@ -35,6 +36,7 @@ def interleaved(
         is_warm: The functions have been called before.
         before: Called before each function, outside its time.
         device: Where the work happens; a GPU is waited for.
+        always: Who takes every turn, however slow: whom the others are compared with.
 
     Returns:
         Wall and processor seconds of each turn.
@@ -47,7 +49,8 @@ def interleaved(
     gc.collect()
     for turn in range(repeats):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            if turn >= LEAST and sum(wall for wall, _ in samples[name]) > PATIENCE:
+            spent = sum(wall for wall, _ in samples[name])
+            if turn >= LEAST and spent > PATIENCE and name not in always:
                 continue
             _ = before and before()
             samples[name].append(once(work[name], device))

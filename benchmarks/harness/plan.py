@@ -51,8 +51,8 @@ _CPU = (
     ),
     _loss("hidden-32k-float32", "hidden", f"{_HIDDEN} --rows 1024 --entries 32000"),
     _loss("hidden-32k-bfloat16", "hidden", f"{_HIDDEN} --rows 1024 --entries 32000 {_BFLOAT16}"),
-    _loss("hidden-152k-float32", "hidden", f"{_HIDDEN} --rows 512 --entries 151936"),
-    _loss("hidden-152k-bfloat16", "hidden", f"{_HIDDEN} --rows 512 --entries 151936 {_BFLOAT16}"),
+    _loss("hidden-152k-float32", "hidden", f"{_HIDDEN} --rows 512 --entries 151936 --repeats 5"),
+    _loss("hidden-152k-bfloat16", "hidden", f"{_HIDDEN} --rows 512 --entries 151936 --repeats 5 {_BFLOAT16}"),
     _loss("hidden-32k-float32-single", "hidden", f"{_HIDDEN} --rows 1024 --entries 32000 --teachers 1 --no-peak"),
     *(
         _loss(
