@@ -177,10 +177,9 @@ def _class_mass(
 ) -> Float[Tensor, "*batch C"]:
     if classes is None or n_classes == 0:
         return probabilities.new_zeros(*probabilities.shape[:-1], n_classes)
-    # Entries of no class go to a spare column that is cut off again.
-    index = torch.where(classes >= 0, classes, n_classes).long()
     if isinstance(distribution, Dense):
-        return _summed(probabilities, index, n_classes + 1)[..., :-1]
+        return mass_by_class(probabilities, classes, n_classes)
+    index = _with_spare(classes, n_classes)
     share = probabilities[..., -1:]
     used = (distribution.ids >= 0).to(probabilities.dtype)
     index_of_stored = index[distribution.ids.clamp_min(0).long()]
@@ -188,6 +187,18 @@ def _class_mass(
     mass = _summed(used * probabilities[..., :-1], index_of_stored, n_classes + 1)
     n_unstored = torch.bincount(index, minlength=n_classes + 1).to(mass.dtype) - n_stored
     return (mass + n_unstored * share)[..., :-1]
+
+
+def mass_by_class(
+    probabilities: Float[Tensor, "*batch V"], classes: Int[Tensor, " V"], n_classes: int
+) -> Float[Tensor, "*batch C"]:
+    """Return the probability of each class of entries; ``-1`` is none."""
+    return _summed(probabilities, _with_spare(classes, n_classes), n_classes + 1)[..., :-1]
+
+
+def _with_spare(classes: Int[Tensor, " V"], n_classes: int) -> Int[Tensor, " V"]:
+    # Entries of no class go to a spare column that is cut off again.
+    return torch.where(classes >= 0, classes, n_classes).long()
 
 
 def _summed(values: Float[Tensor, "*batch S"], index: Int[Tensor, "*#batch S"], n: int) -> Float[Tensor, "*batch n"]:

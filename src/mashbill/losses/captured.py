@@ -31,7 +31,7 @@ def start(logits: Float[Tensor, "B T V"], job: Job, grad: Float[Tensor, "B T V"]
 def _chunk(logits: Tensor, rows: Rows, job: Job, out: Tensor, more: list[Tensor]) -> tuple[Tensor, Tensor]:
     teachers = [here for here in (rows.take(one, like=out) for one in job.teachers) if isinstance(here, TopK)]
     labels = None if job.labels is None else rows.select(job.labels)
-    log_weights = whole.weigh(logits, rows, job, labels, teachers, dtype=out.dtype)
+    log_weights = job.weighing.decide(rows, logits, teachers, labels, dtype=out.dtype)
     done = topk.chunk(
         logits, teachers, log_weights, labels, objective=job.objective, out=out, spare=next(iter(more), None)
     )

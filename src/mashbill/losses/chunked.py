@@ -129,7 +129,7 @@ def _way(logits: Tensor, job: Job) -> tuple[Callable[[Tensor, Job, Tensor | None
         return captured.start, min(n_each * topk.N_CHUNKS, topk.rows_at_once(job.teachers))
     if job.is_compiled(logits):
         return compiled.start, compiled.rows_at_once(job, n_entries)
-    return whole.start, n_each
+    return whole.start, whole.rows_at_once(job, n_each)
 
 
 def total(divergence: Float[Tensor, " N"], cross_entropy: Float[Tensor, " N"], objective: Objective) -> Tensor:

@@ -54,6 +54,13 @@ class Job:
         """How many buffers ``[R V]`` a chunk over ``V`` takes."""
         return 4 + gradient.n_spare(self.objective) + self.needs_plain
 
+    @property
+    def n_kept(self) -> int:
+        """How many more it takes to keep the teachers' probabilities between measuring and mixing them."""
+        if not (self.weighing.needs_statistics and self.objective.reads_teachers and self.objective.pool == "linear"):
+            return 0
+        return sum(not isinstance(one, TopK) for one in self.teachers)
+
     def is_compiled(self, logits: Float[Tensor, "B T V"]) -> bool:
         """Whether the compiled loops do it."""
         is_plain = self.allows_native and self.weighing.n_kinds is None

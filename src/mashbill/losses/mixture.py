@@ -5,6 +5,8 @@ Probabilities underflow where log-probabilities do not; rows that this can hurt 
 in log space.
 """
 
+from dataclasses import dataclass
+
 import torch
 
 from mashbill import numerics
@@ -22,6 +24,23 @@ _FLAT = 50.0
 # Temperatures above this would give exp(LOG_ZERO / T) mass that is worth hiding.
 
 
+@dataclass(frozen=True)
+class Softened:
+    """Probabilities of a dense teacher at temperature ``T``, up to a factor near 1 for each row.
+
+    Attributes:
+        probs: Times the factor.
+        total: Sum of each row. The fast exponential errs upwards, all entries alike, and this takes it back.
+    """
+
+    probs: Float[Tensor, "R V"]
+    total: Float[Tensor, "R 1"]
+
+    def add(self, pool: Float[Tensor, "R V"], weight: Float[Tensor, "R #V"]) -> None:
+        """Add ``weight`` times the probabilities to ``pool``: one weight for each row, or for each entry of it."""
+        pool.addcmul_(self.probs, weight / self.total)
+
+
 def add_dense(
     pool: Float[Tensor, "R V"],
     teacher: Dense | Logits,
@@ -34,6 +53,11 @@ def add_dense(
 
     ``weight`` is a probability for each row, or for each entry of it.
     """
+    soften(teacher, temperature=temperature, work=work).add(pool, weight)
+
+
+def soften(teacher: Dense | Logits, *, temperature: float, work: Float[Tensor, "R V"]) -> Softened:
+    """Return ``softmax(z / T)`` in ``work``, which may be what holds ``z``."""
     values = teacher.logprobs if isinstance(teacher, Dense) else teacher.values
     if temperature != 1:
         # Shifted before divided: what is rounded then is the distance to the largest entry, not the size of both.
@@ -47,8 +71,7 @@ def add_dense(
         values = work.copy_(values)
     # One pass over what is in the cache, where exp, sum and division are three.
     torch.softmax(values, dim=-1, out=work)
-    # Its fast exponential errs upwards, all entries alike: the sum takes that back.
-    pool.addcmul_(work, weight / work.sum(dim=-1, keepdim=True))
+    return Softened(work, work.sum(dim=-1, keepdim=True))
 
 
 def add_topk(

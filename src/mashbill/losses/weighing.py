@@ -78,6 +78,7 @@ class Weighing:
     Attributes:
         given: ``[K N]`` or, by class, ``[C K N]``; None if a rule decides.
         rule: Asked otherwise.
+        read: Which statistics the rule looks at; None if it does not say.
         classes: A class id for each entry, ``-1`` for the last row of weights by class.
         n_classes: Of how many classes the mass is measured.
         report: To be filled, if somebody wants one.
@@ -86,6 +87,7 @@ class Weighing:
 
     given: Float[Tensor, "*classes K N"] | None
     rule: Weigh | None = None
+    read: frozenset[str] | None = None
     classes: Int[Tensor, " V"] | None = None
     n_classes: int = 0
     report: Report | None = None
@@ -105,6 +107,10 @@ class Weighing:
     def needs_statistics(self) -> bool:
         """Whether teachers must be measured."""
         return self.rule is not None or self.report is not None
+
+    def reads(self, name: str) -> bool:
+        """Whether anybody looks at a statistic, so that it must be measured."""
+        return self.read is None or name in self.read or self.report is not None
 
     def measure(self, here: Dense | Logits | TopK, labels: Int[Tensor, " R"] | None) -> Statistics:
         """Return the statistics of one teacher, or of the student, at some rows."""
@@ -141,6 +147,22 @@ class Weighing:
                 f"it must give [{n_teachers} {n_rows}]"
             )
         return found.to(rows.index.device, dtype)
+
+    def decide(
+        self,
+        rows: Rows,
+        logits: Float[Tensor, "R V"],
+        teachers: Sequence[Dense | Logits | TopK],
+        labels: Int[Tensor, " R"] | None,
+        *,
+        dtype: torch.dtype,
+    ) -> Float[Tensor, "*classes K R"]:
+        """Return the log-weights of some rows; teachers and student are measured and reported if somebody asks."""
+        statistics = self.measure_all(teachers, labels).to(dtype) if self.needs_statistics else None
+        log_weights = self.at(rows, statistics, dtype=dtype)
+        own = None if self.report is None else self.measure(Logits(logits), labels)
+        self.tell(rows, teachers=statistics, student=own, log_weights=log_weights)
+        return log_weights
 
     def part(self, rows: Rows) -> "Weighing":
         """Return the weighing of some rows, as a batch of their own."""
@@ -179,10 +201,7 @@ class Weighing:
             here = rows.select(student.detach())
             wanted = None if labels is None else rows.select(labels)
             like = here.new_empty(0, dtype=wide)  # a list would be rounded to the logits' dtype
-            statistics = self.measure_all([rows.take(one, like=like) for one in teachers], wanted).to(wide)
-            log_weights = self.at(rows, statistics, dtype=wide)
+            log_weights = self.decide(rows, here, [rows.take(one, like=like) for one in teachers], wanted, dtype=wide)
             found.index_copy_(-1, rows.index, log_weights)
-            own = None if self.report is None else self.measure(Logits(here), wanted)
-            self.tell(rows, teachers=statistics, student=own, log_weights=log_weights)
         # Given weights may want a gradient.
         return found if self.given is None else self.given
