@@ -31,12 +31,11 @@ def test_odd_numbers_of_entries_and_teachers(problem, mixed, n_entries, divergen
         assert mixed.n == case.mask.sum()
 
 
-@pytest.mark.parametrize("n_teachers", [64, 65])
-def test_as_many_teachers_as_there_are_places_for_and_one_more(problem, mixed, n_teachers):
-    case = problem(kind="logits", shape=(1, 3, 41), n_teachers=n_teachers, dtype=torch.float32)
+def test_as_many_teachers_as_there_are_places_for(problem, mixed):
+    case = problem(kind="logits", shape=(1, 3, 41), n_teachers=64, dtype=torch.float32)
     for divergence in ("forward_kl", "reverse_kl", "js"):
         agree(case, divergence=divergence, temperature=2.0)
-    assert (mixed.n > 0) == (n_teachers == 64)
+    assert mixed.n == 3 * case.mask.sum()
 
 
 @pytest.mark.parametrize("own", NARROW)
@@ -44,7 +43,7 @@ def test_as_many_teachers_as_there_are_places_for_and_one_more(problem, mixed, n
 def test_every_dtype_beside_every_other(problem, mixed, own, dtype):
     for kind, divergence in (("dense", "forward_kl"), ("logits", "reverse_kl"), ("logits", "js")):
         case = problem(kind=kind, shape=(2, 5, 1301), dtype=dtype)
-        case = replace(case, logits=case.logits.to(own), log_weights=case.log_weights.float())
+        case = replace(case, logits=case.logits.to(own), log_weights=case.log_weights.float().log_softmax(0))
         loss, gradient = agree(case, divergence=divergence, temperature=2.0, cross_entropy=0.2, rtol=5e-6, atol=5e-6)
         assert (loss.total.dtype, gradient.dtype) == (torch.float32, own)
     assert mixed.n == 3 * case.mask.sum()
@@ -53,7 +52,7 @@ def test_every_dtype_beside_every_other(problem, mixed, own, dtype):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_gradients_are_rounded_as_pytorch_rounds(problem, dtype):
     case = problem(kind="logits", shape=(2, 8, 1300), n_teachers=1, dtype=dtype)
-    case = replace(case, log_weights=case.log_weights.float())
+    case = replace(case, log_weights=case.log_weights.float().log_softmax(0))
     wide = replace(case, logits=case.logits.float())
     rounded, exact = (one.solve(impl="native")[1] for one in (case, wide))
     assert torch.equal(rounded, exact.to(dtype))
@@ -85,7 +84,7 @@ def naive(case, divergence):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_errs_no_more_than_pytorch(problem, divergence, dtype):
     case = problem(kind="logits", shape=(11, 23, 5003), dtype=dtype)
-    case = replace(case, log_weights=case.log_weights.float())
+    case = replace(case, log_weights=case.log_weights.float().log_softmax(0))
     twin, exact = truth(case, divergence=divergence, labels=None)
 
     def errors(each, gradient):

@@ -63,9 +63,27 @@ def test_no_compiler(problem, monkeypatch, name):
 
 
 @pytest.mark.usefixtures("fresh")
-def test_switched_off(problem, monkeypatch):
-    monkeypatch.setenv("MASHBILL_NATIVE", "0")
-    check_fallback(problem, "MASHBILL_NATIVE=0 is set")
+@pytest.mark.parametrize("switch", ["0", "false", "FALSE", "no", "off", " Off "])
+def test_switched_off(problem, monkeypatch, switch):
+    monkeypatch.setenv("MASHBILL_NATIVE", switch)
+    check_fallback(problem, f"MASHBILL_NATIVE={switch.strip()} is set")
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("switch", ["", "1", "true", "Yes", "ON"])
+def test_switched_on(monkeypatch, switch):
+    monkeypatch.setenv("MASHBILL_NATIVE", switch)
+    assert native.is_available()
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize("impl", ["auto", "native"])
+def test_a_switch_that_says_neither_is_an_error(problem, monkeypatch, impl):
+    monkeypatch.setenv("MASHBILL_NATIVE", "maybe")
+    case = problem(kind="logits", dtype=torch.float32)
+    with pytest.raises(ValueError, match="MASHBILL_NATIVE='maybe' must be one of 0, false, no, off, or 1, true"):
+        case.solve(impl=impl)
+    case.solve(impl="chunked")
 
 
 @pytest.mark.parametrize(

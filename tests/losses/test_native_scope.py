@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mashbill.distributions import Dense, Logits
+from mashbill.distributions import Dense, Logits, Projected
 from mashbill.losses import distillation_loss, native
 
 
@@ -42,22 +42,27 @@ def test_what_the_loops_cover_they_do(problem, mixed, kind, impl, options):
 
 
 LEFT = [
-    ("logits", {"pool": "log_linear"}),
-    ("logits", {"divergence": "skew_kl"}),
-    ("logits", {"divergence": "total_variation"}),
-    ("logits", {"cross_entropy": 1.0}),
-    ("dense", {"temperature": 51.0}),
-    ("mixed", {}),
-    ("topk", {}),
+    ("logits", {"pool": "log_linear"}, "pool='log_linear' is not compiled"),
+    ("logits", {"divergence": "skew_kl"}, "divergence='skew_kl' is not compiled, only forward_kl, reverse_kl, js are"),
+    ("logits", {"divergence": "total_variation"}, "divergence='total_variation' is not compiled"),
+    ("logits", {"cross_entropy": 1.0}, r"cross_entropy=1\.0 reads no teacher"),
+    ("dense", {"temperature": 51.0}, r"temperature=51\.0 is above 50, and teachers\[0\] is Dense"),
+    ("mixed", {}, r"teachers\[1\] is TopK"),
+    ("topk", {}, r"teachers\[0\] is TopK"),
 ]
 
 
-@pytest.mark.parametrize(("kind", "options"), LEFT, ids=str)
-@pytest.mark.parametrize("impl", ["auto", "native"])
-def test_what_they_do_not_cover_is_left_to_pytorch(problem, mixed, kind, options, impl):
-    case = problem(kind=kind, dtype=torch.float32)
-    assert same(case.solve(impl=impl, **options), case.solve(impl="chunked", **options))
+def check_left(case, mixed, why, **options):
+    """``auto`` leaves a case to PyTorch, and ``native`` insists and says what it cannot do."""
+    assert same(case.solve(**options), case.solve(impl="chunked", **options))
+    with pytest.raises(ValueError, match=f"impl='native' cannot do this: .*{why}.*; use impl='auto'"):
+        case.solve(impl="native", **options)
     assert mixed.n == 0
+
+
+@pytest.mark.parametrize(("kind", "options", "why"), LEFT, ids=str)
+def test_what_they_do_not_cover_is_left_to_pytorch(problem, mixed, kind, options, why):
+    check_left(problem(kind=kind, dtype=torch.float32), mixed, why, **options)
 
 
 @pytest.mark.parametrize("who", ["student", "teacher"])
@@ -66,16 +71,33 @@ def test_double_precision_is_left_to_pytorch(problem, mixed, who):
     if who == "teacher":
         single = case.to(torch.float32)
         case = replace(single, teachers=(*single.teachers[:2], case.teachers[2]))
-    assert same(case.solve(impl="native"), case.solve(impl="chunked"))
-    assert mixed.n == 0
+    name = "student_logits" if who == "student" else r"teachers\[2\]"
+    check_left(case, mixed, f"{name} is torch.float64")
 
 
 def test_weights_by_class_are_left_to_pytorch(problem, mixed):
     case = problem(kind="logits", dtype=torch.float32)
     by_class = replace(case, log_weights=case.log_weights.expand(2, -1, -1, -1))
-    classes = torch.arange(23) % 2
-    assert same(by_class.solve(impl="native", classes=classes), by_class.solve(impl="chunked", classes=classes))
-    assert mixed.n == 0
+    check_left(by_class, mixed, "log_weights by class are not compiled", classes=torch.arange(23) % 2)
+
+
+def test_more_teachers_than_there_is_room_for_are_left_to_pytorch(problem, mixed):
+    case = problem(kind="logits", n_teachers=65, dtype=torch.float32)
+    check_left(case, mixed, "teachers has 65, and there is room for 64")
+
+
+def test_a_head_of_a_teacher_is_compiled_beside_a_head_of_the_student_alone(problem, mixed):
+    case = problem(kind="logits", n_teachers=1, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    hidden, head = (torch.randn(*sizes, generator=generator) for sizes in ((2, 5, 4), (23, 4)))
+    said = replace(case, teachers=(Projected(hidden, head),))
+    check_left(said, mixed, r"teachers\[0\] is Projected")
+    arguments = {"mask": case.mask, "impl": "native", "divergence": "js"}
+    distillation_loss(Projected(hidden, head), said.teachers, case.log_weights, **arguments)
+    assert mixed.n == case.mask.sum()
+    wide = Projected(hidden.double(), head)
+    with pytest.raises(ValueError, match=r"student_logits is torch\.float64"):
+        distillation_loss(wide, said.teachers, case.log_weights, **arguments)
 
 
 def test_a_compiler_without_16_bit_floats_leaves_those_to_pytorch(problem, mixed, monkeypatch):
@@ -84,9 +106,7 @@ def test_a_compiler_without_16_bit_floats_leaves_those_to_pytorch(problem, mixed
     for place in ("student", "teacher"):
         half = replace(case, logits=case.logits.half()) if place == "student" else case
         said = tuple(Logits(one.values.half()) for one in case.teachers) if place == "teacher" else case.teachers
-        half = replace(half, teachers=said)
-        assert same(half.solve(impl="native"), half.solve(impl="chunked"))
-        assert mixed.n == 0
+        check_left(replace(half, teachers=said), mixed, r"is torch\.float16, which the C compiler does not know")
     case.solve(impl="native")
     assert mixed.n > 0
 
@@ -100,7 +120,7 @@ def test_masked_positions_are_never_read(problem, mixed, spoilt):
         logits=case.logits.masked_fill(out, spoilt),
         teachers=tuple(Logits(one.values.masked_fill(out, spoilt)) for one in case.teachers),
         log_weights=case.log_weights.masked_fill(~case.mask, spoilt),
-        labels=case.labels.masked_fill(~case.mask, -(10**6)),
+        labels=case.labels.masked_fill(~case.mask, 10**6),
     )
     options = {"impl": "native", "divergence": "js", "cross_entropy": 0.5}
     (loss, gradient), (twin, expected) = other.solve(**options), case.solve(**options)
@@ -148,11 +168,13 @@ def test_a_label_that_does_not_exist_is_an_error_and_not_a_look_at_foreign_memor
     assert mixed.n == 0
 
 
-def test_teachers_elsewhere_are_not_read_as_if_they_were_here(problem, mixed):
-    case = problem(kind="logits", dtype=torch.float32)
-    away = replace(case, teachers=(*case.teachers[:2], Logits(case.teachers[2].values.to("meta"))))
-    with pytest.raises(NotImplementedError, match="meta"):
-        away.solve(impl="native")
+def test_who_insists_is_told_before_anything_is_overwritten(problem, mixed):
+    case = problem(kind="topk", dtype=torch.float32)
+    leaf = case.logits.clone().requires_grad_()
+    logits = leaf * 1
+    with pytest.raises(ValueError, match="impl='native' cannot do this"):
+        distillation_loss(logits, case.teachers, case.log_weights, mask=case.mask, impl="native", in_place=True)
+    assert torch.equal(logits.detach(), case.logits)
     assert mixed.n == 0
 
 

@@ -7,8 +7,9 @@ from typing import Any, Literal, cast, get_args
 
 import torch
 
+from mashbill import numerics
 from mashbill.distributions.scores import Projected
-from mashbill.losses import chunked, linear, native, reference, triton, triton_scope
+from mashbill.losses import arguments, chunked, linear, native, native_rows, reference, triton, triton_scope
 from mashbill.losses.objective import DivergenceName, LossOutput, Objective, PoolName, Tail
 from mashbill.losses.rows import Answers
 from mashbill.losses.weighing import Report, Weigh, Weighing
@@ -17,7 +18,7 @@ from mashbill.shapes import Bool, Float, Int, Tensor
 Impl = Literal["auto", "reference", "chunked", "native", "triton"]
 
 
-# Sizes are compared by hand in check_shapes, which says which of the arguments does not fit.
+# Sizes are compared by hand in arguments.check, which says which of the arguments does not fit.
 def distillation_loss(
     student_logits: Float[Tensor, "B T V"] | Projected,
     teachers: Sequence[Answers],
@@ -52,13 +53,15 @@ def distillation_loss(
             reach hidden states, head and bias.
         teachers: One distribution a position from each teacher, ``[B T ...]``, over the student's entries:
             log-probabilities, logits of any dtype as they come, hidden states and a head, or top-k lists.
-        log_weights: ``[K B T]`` or ``[K B 1]``, nats, exp-summing to 1 over ``K``; ``-inf`` switches a teacher off.
+        log_weights: ``[K B T]`` or ``[K B 1]``, nats, exp-summing to 1 over ``K``: on the CPU, anything else is refused
+            where positions count. ``-inf`` switches a teacher off, whose NaN would still show.
             ``[C K B T]`` are weights for each class of entries; the mixture is then divided by its sum, as
             :func:`mashbill.pools.token_renormalise` does. A function is a rule that is asked between reading the
             teachers and mixing them, see :data:`mashbill.losses.Weigh`: nearly free where statistics apart cost every
             teacher a second time; :func:`mashbill.weights.between` makes one of a weight operator.
         mask: Positions that count, ``[B T]``.
-        labels: ``[B T]``; ``-100`` means none, and such a position has only its divergence.
+        labels: ``[B T]``; ``-100`` means none, and such a position has only its divergence. On the CPU, others that are
+            no entries are refused where positions count.
         classes: A class id for each entry, ``[V]``; ``-1`` means the last class of ``log_weights`` and none in the
             statistics, whose class masses it also decides.
         divergence: ``forward_kl`` is ``KL(q || p_S)``, ``reverse_kl`` is ``KL(p_S || q)``; all of them, with their
@@ -66,15 +69,15 @@ def distillation_loss(
         beta: For ``js``: 0 is the forward KL, 1 the reverse KL, as in TRL.
         skew: For ``skew_kl``, ``KL(q || skew q + (1 - skew) p_S)``, and ``reverse_skew_kl``, as in DistiLLM.
         alpha: For ``alpha``: 1 is the forward KL, 0 the reverse KL, 1/2 four times the squared Hellinger distance.
-        temperature: ``T``, of teachers and student alike.
+        temperature: ``T``, of teachers and student alike; from 0.001 to 1000.
         pool: ``linear`` is ``sum w_k p_k``; ``log_linear`` the normalised geometric mean.
         tail: How the mass that a top-k teacher did not store lies: as the student's own, or evenly.
         cross_entropy: ``c``.
         scale: Factor on the total. ``scale=1/n`` and ``total.backward()`` need less memory than
             ``(total / n).backward()``, and are the same for float16.
         impl: ``chunked`` is fast and small; ``native`` is the same with its loops compiled, by a C compiler that must
-            be there, where they cover the call; ``reference`` is plain and gives ``log_weights`` a gradient; ``triton``
-            has kernels for NVIDIA GPUs. ``auto`` is the fastest of those that can do it.
+            be there, and refuses calls that they do not cover; ``reference`` is plain and gives ``log_weights`` a
+            gradient; ``triton`` has kernels for NVIDIA GPUs. ``auto`` is the fastest of those that can do it.
         in_place: Write the gradient over ``student_logits``, whose values are then lost: the loss needs next to no
             memory above its inputs. For one backward pass, and for logits that nobody else reads; those that a
             nonlinearity made, such as a soft cap, are read by its own backward pass, and PyTorch refuses then.
@@ -82,7 +85,7 @@ def distillation_loss(
             the weights.
 
     Raises:
-        ValueError: Sizes do not fit together, or an option is outside its range.
+        ValueError: Sizes do not fit together, weights do not sum to 1, or an option is outside its range.
 
     >>> import torch
     >>> from mashbill.distributions import Dense
@@ -95,7 +98,9 @@ def distillation_loss(
     (0.1308, [-0.25, 0.25])
     """
     objective = Objective(divergence, beta, temperature, pool, tail, cross_entropy, scale, skew=skew, alpha=alpha)
-    check_shapes(student_logits, teachers, log_weights, mask=mask, labels=labels, classes=classes)
+    arguments.check(student_logits, teachers, log_weights, mask=mask, labels=labels, classes=classes)
+    if isinstance(log_weights, Tensor):
+        log_weights = arguments.whole(log_weights, numerics.reduction_dtype(_values(student_logits).dtype))
     # Gradients are made unscaled in float16, which has no room for small ones; the backward pass scales them.
     is_scaled_late = scale != 1 and torch.float16 in _dtypes(student_logits)
     if is_scaled_late:
@@ -147,6 +152,8 @@ def _implementation(
         )
     if impl == "native" and (why := native.why_not()) is not None:
         raise ValueError(f"impl='native' cannot run here: {why}; use impl='auto'")
+    if impl == "native" and (why := _why_not_native(student, teachers, log_weights, objective)) is not None:
+        raise ValueError(f"impl='native' cannot do this: {why}; use impl='auto'")
     plain, allows_native = impl == "reference" or wants_gradient, impl in ("auto", "native")
     if isinstance(student, Projected):
         if in_place:
@@ -170,6 +177,14 @@ def _implementation(
     return partial(chunked.distillation_loss, in_place=in_place, native=allows_native)
 
 
+def _why_not_native(
+    student: Tensor | Projected, teachers: Sequence[Answers], log_weights: Tensor | Weigh, objective: Objective
+) -> str | None:
+    if isinstance(log_weights, Tensor) and log_weights.ndim == 4:
+        return "log_weights by class are not compiled"
+    return native_rows.why_not(student, teachers, objective)
+
+
 def _of_full_logits(student: Projected, *arguments: Any, **options: Any) -> LossOutput:
     return reference.distillation_loss(student.logits(), *arguments, **options)
 
@@ -179,7 +194,10 @@ def _weighing(
 ) -> Weighing:
     """Gather what decides the weights, and a blank report if one is wanted."""
     is_given = isinstance(log_weights, Tensor)
-    weighing = Weighing.by(log_weights, mask) if is_given else Weighing(None, log_weights)
+    if is_given:
+        weighing = Weighing.by(log_weights, mask)
+    else:
+        weighing = Weighing(None, arguments.checked(log_weights), read=getattr(log_weights, "reads", None))
     n_classes = int(classes.max()) + 1 if classes is not None and (look or not is_given) else 0
     report = None
     if look:
@@ -191,87 +209,3 @@ def _weighing(
 
 def _values(student: Tensor | Projected) -> Tensor:
     return student.hidden if isinstance(student, Projected) else student
-
-
-def check_shapes(
-    student_logits: Tensor | Projected,
-    teachers: Sequence[Answers],
-    log_weights: Tensor | Weigh,
-    *,
-    mask: Tensor,
-    labels: Tensor | None = None,
-    classes: Tensor | None = None,
-) -> None:
-    """Raise ``ValueError`` unless all arguments are about the same ``B``, ``T``, ``V`` and ``K``."""
-    _check_kinds(student_logits, teachers, log_weights, mask)
-    is_projected = isinstance(student_logits, Projected)
-    n_rows, n_positions = student_logits.positions if is_projected else student_logits.shape[:2]
-    n_entries = student_logits.n_entries if is_projected else student_logits.shape[2]
-    place = (n_rows, n_positions)
-    if not teachers:
-        raise ValueError("teachers=() must hold at least one teacher")
-    for k, teacher in enumerate(teachers):
-        of_position = teacher.positions
-        if of_position != place or teacher.n_entries != n_entries:
-            raise ValueError(
-                f"teachers[{k}] is [{_sizes(of_position)} V={teacher.n_entries}], "
-                f"but student_logits is [{_sizes(place)} V={n_entries}]"
-            )
-    about = getattr(log_weights, "about", None)
-    if about is not None and tuple(about) != (len(teachers), *place):
-        raise ValueError(
-            f"log_weights is a rule about evidence [K B T] = [{_sizes(about)}], but {len(teachers)} teachers and "
-            f"student_logits [{_sizes(place)} ...] make [{len(teachers)} {_sizes(place)}]; make one for this batch"
-        )
-    if isinstance(log_weights, Tensor):
-        _check_weights(log_weights, len(teachers), place, classes)
-    if classes is not None and classes.shape != (n_entries,):
-        raise ValueError(f"classes is [{_sizes(classes.shape)}], but student_logits is [{_sizes(place)} V={n_entries}]")
-    for name, values in (("mask", mask), ("labels", labels)):
-        if values is not None and values.shape != place:
-            raise ValueError(f"{name} is [{_sizes(values.shape)}], but student_logits is [{_sizes(place)} ...]")
-    if labels is not None and labels.device.type == "cpu":  # where looking costs nothing
-        highest = int(labels.masked_fill(~mask, 0).max()) if labels.numel() else 0
-        if highest >= n_entries:
-            raise ValueError(f"labels has {highest}, but student_logits has the entries 0 to {n_entries - 1}")
-
-
-def _check_kinds(student_logits: object, teachers: Sequence[object], log_weights: object, mask: Tensor) -> None:
-    if not isinstance(student_logits, Tensor | Projected) or (
-        isinstance(student_logits, Tensor) and student_logits.ndim != 3
-    ):
-        raise ValueError(f"student_logits is {_named(student_logits)}, but must be [B T V], or Projected")
-    for k, teacher in enumerate(teachers):
-        if not isinstance(teacher, Answers):
-            raise TypeError(f"teachers[{k}] is {_named(teacher)}, but must be Logits, Dense, Projected or TopK")
-    if not isinstance(log_weights, Tensor) and not callable(log_weights):
-        raise TypeError(f"log_weights is {_named(log_weights)}, but must be a tensor [K B T], or a rule to ask")
-    if mask.dtype != torch.bool:
-        raise ValueError(f"mask is {mask.dtype}, but must be torch.bool; pass mask.bool()")
-
-
-def _check_weights(log_weights: Tensor, n_teachers: int, place: tuple[int, int], classes: Tensor | None) -> None:
-    legal = ((n_teachers, *place), (n_teachers, place[0], 1))
-    if log_weights.shape[-3:] not in legal or log_weights.ndim not in (3, 4):
-        raise ValueError(
-            f"log_weights is [{_sizes(log_weights.shape)}], but {n_teachers} teachers and student_logits "
-            f"[{_sizes(place)} ...] need [{n_teachers} {_sizes(place)}] or [{n_teachers} {place[0]} 1], or that for "
-            "each class of entries"
-        )
-    if log_weights.ndim == 4:
-        if classes is None:
-            raise ValueError(f"log_weights is [{_sizes(log_weights.shape)}], weights by class, which need classes=")
-        low, high = int(classes.min()), int(classes.max())
-        if low < -1 or high >= len(log_weights):
-            raise ValueError(
-                f"classes has ids from {low} to {high}, but log_weights is [{_sizes(log_weights.shape)}], "
-                f"for classes 0 to {len(log_weights) - 1}"
-            )
-
-
-def _named(value: object) -> str:
-    return f"[{_sizes(value.shape)}]" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-
-
-def _sizes(shape: Sequence[int]) -> str:
-    return " ".join(str(n) for n in shape)

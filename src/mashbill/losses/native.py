@@ -2,7 +2,7 @@
 
 The first call compiles ``native.c``, about a second, and keeps the library in the user's cache folder under a digest of
 source, compiler and processor. Where there is no compiler, or no folder to write to, the loss runs in PyTorch as
-before; :func:`why_not` says why. ``CC`` names another compiler; ``MASHBILL_NATIVE=0`` does without.
+before; :func:`why_not` says why. ``CC`` names another compiler; ``MASHBILL_NATIVE=0`` (or false, no, off) does without.
 """
 
 import ctypes
@@ -23,6 +23,7 @@ FLAGS = (
 # Loops may be reordered where the source says so and nowhere else: no -ffast-math, which forgets NaN and infinity.
 _OF_PROCESSOR = {"x86_64": ("-march=native",), "AMD64": ("-march=native",), "arm64": (), "aarch64": ("-mcpu=native",)}
 _PATIENCE_S = 60
+_OFF, _ON = ("0", "false", "no", "off"), ("", "1", "true", "yes", "on")
 
 
 class UnavailableError(Exception):
@@ -47,12 +48,37 @@ def library() -> ctypes.CDLL:
     """Return the loaded library, built if need be.
 
     Raises:
-        UnavailableError: There is no compiler, it fails, or the result cannot be kept or loaded.
+        UnavailableError: There is no compiler, it fails, the result cannot be kept or loaded, or it is switched off.
+        ValueError: ``MASHBILL_NATIVE`` says neither yes nor no.
     """
-    found = _library(os.environ.get("MASHBILL_NATIVE", "1"), os.environ.get("CC", "").strip() or "cc")
+    switch = os.environ.get("MASHBILL_NATIVE", "").strip()
+    if switch.lower() in _OFF:
+        raise UnavailableError(f"MASHBILL_NATIVE={switch} is set")
+    if switch.lower() not in _ON:
+        raise ValueError(f"MASHBILL_NATIVE={switch!r} must be one of {', '.join(_OFF)}, or {', '.join(_ON[1:])}")
+    found = _library(_named_compiler())
     if isinstance(found, str):
         raise UnavailableError(found)
     return found
+
+
+def compiler() -> str | None:
+    """Return the command that compiles, as it is found here; None if there is none."""
+    command = _command(_named_compiler())
+    return None if command is None else " ".join(command)
+
+
+def path() -> Path:
+    """Return where the library is kept.
+
+    Raises:
+        UnavailableError: There is none.
+    """
+    return Path(library()._name)  # documented, and ctypes has no other name for it
+
+
+def _named_compiler() -> str:
+    return os.environ.get("CC", "").strip() or "cc"
 
 
 def has_float16() -> bool:
@@ -61,20 +87,24 @@ def has_float16() -> bool:
 
 
 @functools.cache
-def _library(switch: str, compiler: str) -> ctypes.CDLL | str:
+def _library(compiler: str) -> ctypes.CDLL | str:
     """Return the library, or why there is none: a failure is remembered as well, since building again costs seconds."""
-    if switch == "0":
-        return "MASHBILL_NATIVE=0 is set"
-    command = [compiler] if shutil.which(compiler) else compiler.split()  # "ccache gcc", or a path with blanks
-    path = shutil.which(command[0])
-    if path is None:
+    command = _command(compiler)
+    if command is None:
         return f"there is no C compiler {compiler!r}; install one, or name another in CC"
     try:
-        found = _loaded([path, *command[1:]])
+        found = _loaded(command)
         found.mashbill_mix.restype = ctypes.c_int64
     except (OSError, AttributeError, subprocess.SubprocessError) as error:
         return f"the compiled loops could not be built or loaded: {error}"
     return found
+
+
+def _command(compiler: str) -> list[str] | None:
+    """Return the command that compiles; None if there is none."""
+    command = [compiler] if shutil.which(compiler) else compiler.split()  # "ccache gcc", or a path with blanks
+    path = shutil.which(command[0])
+    return None if path is None else [path, *command[1:]]
 
 
 def _loaded(compiler: list[str]) -> ctypes.CDLL:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import torch
 
 from mashbill.distributions.dense import Dense
-from mashbill.distributions.scores import Logits
+from mashbill.distributions.scores import Logits, Projected
 from mashbill.distributions.statistics import Statistics
+from mashbill.distributions.topk import TopK
 from mashbill.losses import native
 from mashbill.losses.objective import Objective
+from mashbill.losses.rows import Answers
 from mashbill.losses.triton_scope import KINDS
 from mashbill.shapes import Float, Int, Tensor
 
@@ -54,25 +56,49 @@ class Result:
 
 def covers(
     logits: Float[Tensor, "*batch V"],
-    teachers: Sequence[object],
+    teachers: Sequence[Answers],
     labels: Int[Tensor, "B T"] | None,
     objective: Objective,
 ) -> bool:
-    """Return whether the loops can do a loss: what they cannot is left to PyTorch, without a word."""
-    if objective.kind not in KINDS or objective.pool != "linear" or not objective.reads_teachers:
+    """Return whether the loops can do a loss, whose labels exist: what they cannot is left to PyTorch."""
+    if logits.numel() == 0 or (labels is not None and labels.device.type != "cpu"):
         return False
-    if logits.numel() == 0 or len(teachers) > _MOST_TEACHERS:
-        return False
-    scores = [logits]
-    for one in teachers:
-        if not isinstance(one, Dense | Logits) or (isinstance(one, Dense) and objective.temperature > _HOTTEST):
-            return False
-        scores.append(values_of(one))
-    if labels is not None and (labels.device.type != "cpu" or int(labels.max()) >= logits.shape[-1]):
-        return False  # and PyTorch says what is wrong with them
-    is_readable = all(one.device.type == "cpu" and one.dtype in _DTYPES for one in scores)
-    has_float16 = any(one.dtype == torch.float16 for one in scores)
-    return is_readable and native.is_available() and (native.has_float16() or not has_float16)
+    return why_not(logits, teachers, objective) is None and native.is_available()
+
+
+def why_not(student: Tensor | Projected, teachers: Sequence[Answers], objective: Objective) -> str | None:
+    """Return what of a loss the loops do not cover, wherever they are; None if nothing."""
+    if objective.kind not in KINDS:
+        return f"divergence={objective.divergence!r} is not compiled, only {', '.join(KINDS)} are"
+    if objective.pool != "linear":
+        return f"pool={objective.pool!r} is not compiled, only 'linear' is"
+    if not objective.reads_teachers:
+        return f"cross_entropy={objective.cross_entropy!r} reads no teacher"
+    if len(teachers) > _MOST_TEACHERS:
+        return f"teachers has {len(teachers)}, and there is room for {_MOST_TEACHERS}"
+    is_projected = isinstance(student, Projected)
+    found = [_unreadable("student_logits", student.hidden if is_projected else student, is_product=is_projected)]
+    for k, one in enumerate(teachers):
+        name = f"teachers[{k}]"
+        if isinstance(one, TopK) or (isinstance(one, Projected) and not is_projected):
+            found.append(f"{name} is {type(one).__name__}, which is not compiled here")
+        elif isinstance(one, Dense) and objective.temperature > _HOTTEST:
+            found.append(f"temperature={objective.temperature!r} is above {_HOTTEST:g}, and {name} is Dense")
+        else:
+            is_product = isinstance(one, Projected)
+            found.append(_unreadable(name, one.hidden if is_product else values_of(one), is_product=is_product))
+    return next(filter(None, found), None)
+
+
+def _unreadable(name: str, values: Tensor, *, is_product: bool) -> str | None:
+    if values.device.type != "cpu":
+        return f"{name} is on {values.device}"
+    if values.dtype not in _DTYPES:
+        return f"{name} is {values.dtype}"
+    # Products of float16 are taken in float32.
+    if values.dtype == torch.float16 and not is_product and native.is_available() and not native.has_float16():
+        return f"{name} is torch.float16, which the C compiler does not know"
+    return None
 
 
 class Worker:

@@ -58,8 +58,9 @@ def pooled(
     for k, logprobs in enumerate(teachers):
         log_weight = by_entry(log_weights[..., k, :], classes)
         if pool == "linear":
-            # A weight of zero has no say at the floor either, where all impossible entries lie.
-            term = (logprobs + log_weight).masked_fill(log_weight <= numerics.LOG_ZERO, -torch.inf)
+            # A weight of zero has no say at the floor either, where all impossible entries lie; but NaN shows.
+            is_off = (log_weight <= numerics.LOG_ZERO) & ~logprobs.isnan()
+            term = (logprobs + log_weight).masked_fill(is_off, -torch.inf)
             total = term if total is None else torch.logaddexp(total, term)
         else:
             term = logprobs * log_weight.exp()

@@ -115,7 +115,7 @@ class Divergence(Section):
     beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
     skew: float | None = Field(default=None, gt=0, lt=1)
     alpha: float | None = Field(default=None, gt=0, lt=1)
-    temperature: Positive = 1.0
+    temperature: Annotated[float, Field(ge=1e-3, le=1e3)] = 1.0
 
     @model_validator(mode="after")
     def _takes_its_option(self) -> "Divergence":
