@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 from mashbill import plugins
 from mashbill.cli.reply import Reply
+from mashbill.losses import native
 
 # Torch takes seconds to import and can fail in ways that end the process, so it is asked in another one.
 TORCH_PROBE = """
@@ -22,7 +23,10 @@ print(json.dumps({
     "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
 }))
 """
-VARIABLES = ("HF_HUB_OFFLINE", "HF_HOME", "HF_DATASETS_OFFLINE", "OMP_NUM_THREADS", "MASHBILL_NO_PLUGINS")
+VARIABLES = (
+    *("HF_HUB_OFFLINE", "HF_HOME", "HF_DATASETS_OFFLINE", "OMP_NUM_THREADS"),
+    *("CC", "XDG_CACHE_HOME", "MASHBILL_NATIVE", "MASHBILL_NO_PLUGINS"),
+)
 
 
 def doctor() -> Reply:
@@ -32,6 +36,9 @@ def doctor() -> Reply:
     wrong = [f"{name} {has or 'is missing'}, but mashbill needs {needs}" for name, needs, has, ok in packages if not ok]
     if "error" in torch:
         wrong.append(f"torch cannot be imported: {torch['error']}")
+    loops = _loops()
+    if (error := loops.get("error")) is not None:
+        wrong.append(error)
     value = {
         "ok": not wrong,
         "python": sys.version.split()[0],
@@ -40,6 +47,7 @@ def doctor() -> Reply:
         "memory_gb": _memory_gb(),
         "free_disk_gb": round(shutil.disk_usage(Path.cwd()).free / 1e9, 1),
         "torch": torch,
+        "compiled_loops": loops,
         "packages": {name: has for name, _, has, _ in packages},
         "plugins": found,
         "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
@@ -56,6 +64,8 @@ def _lines(value: dict[str, Any]) -> list[str]:
         f"python     {value['python']} on {value['platform']}",
         f"machine    {value['cores']} cores, {value['memory_gb']} GB memory, {value['free_disk_gb']} GB disk free here",
         f"torch      {build}; {devices}",
+        f"compiler   {value['compiled_loops']['compiler'] or 'no C compiler'}",
+        f"loops      {_said_of_loops(value['compiled_loops'])}",
         "packages   " + ", ".join(f"{name} {has or 'missing'}" for name, has in value["packages"].items()),
         *(f"{kind:10} {', '.join(names) or 'none'}" for kind, names in value["plugins"].items()),
         *(f"{name}={setting}" for name, setting in value["environment"].items()),
@@ -74,6 +84,23 @@ def _torch() -> dict[str, Any]:
     if probe.returncode != 0:
         return {"error": (probe.stderr.strip().splitlines() or [f"exit code {probe.returncode}"])[-1]}
     return json.loads(probe.stdout.strip().splitlines()[-1])
+
+
+def _loops() -> dict[str, str | None]:
+    """Return compiler and library of the loss's loops, or why there is none; builds them, as the first loss would."""
+    compiler = native.compiler()
+    try:
+        missing = native.why_not()
+    except ValueError as error:
+        return {"compiler": compiler, "library": None, "missing": None, "error": str(error)}
+    return {"compiler": compiler, "library": None if missing else str(native.path()), "missing": missing}
+
+
+def _said_of_loops(loops: dict[str, str | None]) -> str:
+    if loops["library"]:
+        return f"compiled, kept as {loops['library']}"
+    why = loops["missing"] or loops.get("error")
+    return f"not compiled: {why}; losses on a CPU have the same numbers without, and take longer"
 
 
 def _packages() -> list[tuple[str, str, str | None, bool]]:
