@@ -8,7 +8,7 @@ student. They need the statistics of the whole batch first.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -29,8 +29,8 @@ def between(operator: WeightOperator, evidence: Evidence) -> Callable[[Statistic
 
     ``(statistics [K R], places [R]) -> log-weights [K R]``: what ``operator(evidence)`` says at the places ``b T + t``
     of a batch with these statistics. It keeps no state and may be called from several threads; a call costs about 20
-    microseconds beside the operator's own. Making one costs up to seven calls of the operator, which is tried on random
-    statistics.
+    microseconds beside the operator's own. Making one costs up to nine calls of the operator, which is tried on random
+    statistics. Statistics that its ``needs`` do not name may be NaN, if trying shows that it does without them.
 
     Rules that read ``label_logprob`` or ``class_mass`` find them where the loss has ``labels`` or ``classes``.
 
@@ -56,13 +56,15 @@ def between(operator: WeightOperator, evidence: Evidence) -> Callable[[Statistic
     require_rule(operator, argument="operator")
     _require_statistics_alone(operator, evidence)
     _require_single_positions(operator, evidence)
-    return _Rule(operator, evidence)
+    return _Rule(operator, evidence, _statistics_read(operator, evidence))
 
 
 @dataclass(frozen=True)
 class _Rule:
     operator: WeightOperator
     evidence: Evidence
+    reads: frozenset[str] | None
+    """Names of the statistics that it looks at; None if that is not known."""
 
     @property
     def about(self) -> tuple[int, ...]:
@@ -126,6 +128,21 @@ def _require_statistics_alone(operator: WeightOperator, evidence: Evidence) -> N
         raise ValueError(
             f"operator={_name(operator)} needs variance, and the evidence has none; give it to Evidence(variance=...)"
         )
+
+
+@torch.no_grad()
+def _statistics_read(operator: WeightOperator, evidence: Evidence) -> frozenset[str] | None:
+    """Return the statistics that an operator needs, if it names some and does as well without the others."""
+    names = {entry.name for entry in fields(Statistics)}
+    read = needs_of(operator) & names
+    if not read:
+        return None
+    probe = _probe(evidence)
+    given = vars(probe.statistics)
+    without = {name: values if name in read else torch.full_like(values, torch.nan) for name, values in given.items()}
+    # The entropy, which carries shape and dtype, is always there.
+    fewer = replace(probe, statistics=Statistics(**without | {"entropy": given["entropy"]}))
+    return read if torch.equal(operator(fewer), operator(probe)) else None
 
 
 @torch.no_grad()
