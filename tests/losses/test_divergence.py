@@ -1,4 +1,5 @@
 import math
+from decimal import Decimal, localcontext
 from functools import partial
 
 import pytest
@@ -6,9 +7,10 @@ import torch
 from scipy.special import rel_entr
 
 from mashbill import numerics
-from mashbill.distributions import Dense
+from mashbill.distributions import Dense, Logits
 from mashbill.losses import (
     alpha_divergence,
+    distillation_loss,
     forward_kl,
     js,
     reverse_kl,
@@ -68,6 +70,40 @@ def test_zero_for_equal_and_positive_otherwise(divergence):
     # Near its ends alpha divides the rounding of probabilities by alpha (1 - alpha).
     assert divergence(q, q).abs().max() <= 5e-15
     assert (divergence(q, p) > 0).all()
+
+
+def exact_js(q, p, beta):
+    """Return value and gradient by ``log p`` of one position, from logits, in decimals."""
+    with localcontext(prec=60):
+        q, p = ([Decimal(x).exp() for x in each] for each in (q, p))
+        q, p = [x / sum(q) for x in q], [x / sum(p) for x in p]
+        beta = Decimal(beta)
+        middle = [beta * x + (1 - beta) * y for x, y in zip(q, p, strict=True)]
+        of_target = sum(x * (x / m).ln() for x, m in zip(q, middle, strict=True))
+        each = [y * (y / m).ln() for y, m in zip(p, middle, strict=True)]
+        slope = [float((1 - beta) * (one - y * sum(each))) for one, y in zip(each, p, strict=True)]
+        return float(beta * of_target + (1 - beta) * sum(each)), slope
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("impl", ["reference", "chunked"])
+@pytest.mark.parametrize("nearness", [1e-12, 1e-7, 1e-4, 0.02, 0.09, 0.11])
+def test_js_keeps_its_digits_near_its_ends(impl, nearness, dtype):
+    generator = torch.Generator().manual_seed(0)
+    q, p = ((128 * torch.randn(30, dtype=torch.float64, generator=generator)).round() / 64 for _ in range(2))
+    # Where one of the two is less than float32 holds beside the other, and where it holds neither.
+    q[3], p[4], q[5], p[5] = -99.0, -99.0, -110.0, -111.0
+    for beta in (nearness, 1 - nearness):
+        value, slope = exact_js(q.tolist(), p.tolist(), beta)
+        logits = p.to(dtype).view(1, 1, -1).requires_grad_()
+        mask, one = torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, 1, 1, dtype=dtype)
+        loss = distillation_loss(
+            logits, [Logits(q.to(dtype).view(1, 1, -1))], one, mask=mask, impl=impl, divergence="js", beta=beta
+        )
+        (gradient,) = torch.autograd.grad(loss.total, logits)
+        exact, eps = torch.tensor(slope, dtype=torch.float64), torch.finfo(dtype).eps
+        assert loss.total.item() == pytest.approx(value, rel=16 * eps)
+        assert (gradient.flatten() - exact).norm() <= 32 * eps * exact.norm()
 
 
 def test_js_is_at_most_ln2():

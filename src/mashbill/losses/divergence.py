@@ -18,6 +18,12 @@ import torch
 from mashbill import numerics
 from mashbill.shapes import Float, Tensor
 
+NEAR = 0.1
+"""Distance of ``beta`` from 0 and 1 below which a plain difference of logs would lose more than a digit."""
+
+_MUCH = 30.0
+# Log of a ratio whose exponential float32 holds.
+
 TIE = 8.0
 """Rounding of a probability, in units of its last place, to which that of its logarithm adds twice its nats."""
 
@@ -58,7 +64,20 @@ def js(
     if beta == 1:
         return reverse_kl(target, student)
     middle = torch.logaddexp(target + math.log(beta), student + math.log1p(-beta)).clamp_min(numerics.LOG_ZERO)
-    return beta * forward_kl(target, middle) + (1 - beta) * forward_kl(student, middle)
+    of_target, of_student = forward_kl(target, middle), forward_kl(student, middle)
+    # There the one is next to the middle, and a difference of their logs would lose digits like 1/beta.
+    if beta < NEAR:
+        of_student = -(student.exp() * _log_mixture(target - student, share=beta)).sum(dim=-1)
+    elif 1 - beta < NEAR:
+        of_target = -(target.exp() * _log_mixture(student - target, share=1 - beta)).sum(dim=-1)
+    return beta * of_target + (1 - beta) * of_student
+
+
+def _log_mixture(log_ratio: Float[Tensor, "*shape"], *, share: float) -> Float[Tensor, "*shape"]:
+    """Return ``log(1 + share (r - 1))`` of ``log r``, exact however little ``share`` or the logarithm is."""
+    by_little = torch.log1p(share * torch.expm1(log_ratio.clamp_max(_MUCH)))
+    by_much = torch.logaddexp(log_ratio + math.log(share), torch.full_like(log_ratio, math.log1p(-share)))
+    return torch.where(log_ratio < _MUCH, by_little, by_much)
 
 
 def skew_kl(

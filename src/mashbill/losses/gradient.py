@@ -116,11 +116,20 @@ def js(
     weight: float,
     spare: Float[Tensor, "R V"],
 ) -> Float[Tensor, " R"]:
-    """``beta KL(q || m) + (1 - beta) KL(p_S || m)``, ``m = beta q + (1 - beta) p_S``; ``spare`` is overwritten."""
-    torch.mul(student.probs, 1 - beta, out=spare).add_(q, alpha=beta)
-    log_middle = spare.clamp_min_(torch.finfo(spare.dtype).tiny).log_()
-    of_target = log_q.sub_(log_middle).mul_(q).sum(dim=-1)
-    torch.sub(student.logprobs, log_middle, out=log_q)
+    """``beta KL(q || m) + (1 - beta) KL(p_S || m)``, ``m = beta q + (1 - beta) p_S``; ``spare`` is overwritten.
+
+    Near its ends ``m`` is ``a``, one of the two, with a small share ``s`` of the other, and ``log m/a`` is written as
+    ``log1p(s (other / a - 1))``: a difference of logs would lose digits like ``1/s``.
+    """
+    log_middle = _mixed(q, student.probs, share=beta, out=spare).log_()
+    if 1 - beta < divergence.NEAR:
+        of_target = _log_mixed(q, student.probs, share=1 - beta, out=log_q).mul_(q).sum(dim=-1).neg_()
+    else:
+        of_target = log_q.sub_(log_middle).mul_(q).sum(dim=-1)
+    if beta < divergence.NEAR:
+        _log_mixed(student.probs, q, share=beta, out=log_q).neg_()
+    else:
+        torch.sub(student.logprobs, log_middle, out=log_q)
     torch.mul(student.probs, log_q, out=q)
     of_student = _project(q, student, weight=weight * (1 - beta), out=log_q)
     return beta * of_target + (1 - beta) * of_student
@@ -203,6 +212,12 @@ def total_variation(
 def _mixed(one: Tensor, other: Tensor, *, share: float, out: Tensor) -> Tensor:
     """Write ``share one + (1 - share) other``, at least the least normal number."""
     return torch.mul(other, 1 - share, out=out).add_(one, alpha=share).clamp_min_(torch.finfo(out.dtype).tiny)
+
+
+def _log_mixed(one: Tensor, other: Tensor, *, share: float, out: Tensor) -> Tensor:
+    """Write ``log((share other + (1 - share) one) / one)``, with anything finite where ``one`` is 0."""
+    torch.clamp(one, min=torch.finfo(out.dtype).tiny, out=out)
+    return torch.div(other, out, out=out).sub_(1).mul_(share).log1p_()
 
 
 def _project(ascent: Tensor, student: StudentRows, *, weight: float, out: Tensor) -> Float[Tensor, " R"]:
