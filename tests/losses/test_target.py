@@ -1,10 +1,11 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from mashbill import numerics
-from mashbill.distributions import Dense, TopK, soften
+from mashbill.distributions import Dense, Logits, TopK, soften
 from mashbill.losses import distillation_loss, target
 
 
@@ -18,6 +19,18 @@ def test_dense_teachers_are_softened(temperature):
     logprobs = random_logprobs(4, 6)
     got = target.softened(Dense(logprobs), random_logprobs(4, 6, seed=1), temperature=temperature, tail="student")
     torch.testing.assert_close(got, soften.power(logprobs, temperature=temperature), rtol=1e-12, atol=1e-12)
+
+
+def test_logits_far_below_the_floor_count_at_temperatures_that_bring_them_back(problem):
+    scores = torch.tensor([[[0.0, -12_000.0, -20_000.0, -torch.inf]]], dtype=torch.float64)
+    got = target.softened(Logits(scores[0]), random_logprobs(1, 4), temperature=1000.0, tail="student")
+    torch.testing.assert_close(got, torch.log_softmax(scores[0] / 1000, -1).clamp_min(numerics.LOG_ZERO))
+    case = problem(kind="logits", shape=(1, 1, 4), n_teachers=1)
+    case = replace(case, teachers=(Logits(scores),))
+    loss, gradient = case.solve(impl="chunked", temperature=1000.0)
+    twin, expected = case.solve(impl="reference", temperature=1000.0)
+    torch.testing.assert_close(loss.divergence, twin.divergence, rtol=1e-12, atol=0)
+    torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])

@@ -1,7 +1,9 @@
 """Divergences between a target ``q`` and a student ``p_S``, position by position: the plain definitions.
 
 All take log-probabilities in nats, finite (an impossible entry is ``LOG_ZERO``), and are differentiable in both
-arguments. All are 0 for equal arguments and at least 0 otherwise. The fast path is held to these.
+arguments. All are 0 for equal arguments and at least 0 otherwise, up to rounding: a value is a sum of terms of either
+sign, and near 0 it may come out below by some units of ``eps`` nats, :func:`alpha_divergence` by ``1 / (alpha (1 -
+alpha))`` times that. The fast path is held to these.
 
 Four are families between or beside the KL divergences:
 

@@ -32,8 +32,10 @@ def softened(
         tail: Shape of a top-k teacher's tail.
     """
     if isinstance(teacher, Logits):
-        logprobs = numerics.log_softmax(teacher.values.to(student.dtype))
-    elif isinstance(teacher, Dense):
+        # From the logits themselves: log-probabilities end at the floor, and a large T may bring what lies below back.
+        values = teacher.values.to(student.dtype)
+        return numerics.log_softmax((values - values.amax(dim=-1, keepdim=True)) / temperature)
+    if isinstance(teacher, Dense):
         logprobs = teacher.logprobs.to(student.dtype)
     else:
         logprobs = teacher.densify(like=student if tail == "student" else None).to(student.dtype)
