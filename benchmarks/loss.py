@@ -180,7 +180,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         for name, value in SMOKE.items():
             setattr(arguments, name, value)
         # A process a variant is too slow for a smoke run; one of them shows that the way works.
-        arguments.no_peak = not arguments.only
+        arguments.no_peak |= not arguments.only
     arguments.form = arguments.form or list(DEFAULT_FORMS)
     return arguments
 

@@ -1,6 +1,6 @@
 """Measure everything that docs/performance.md shows, and write its tables and plots.
 
-    python benchmarks/page.py                      # all runs, one after the other; an hour or more
+    python benchmarks/page.py                      # all runs, one after the other; about an hour
     python benchmarks/page.py --only logits        # the runs whose names hold that word
     python benchmarks/page.py --write              # no run: tables and plots from the records that there are
     python benchmarks/page.py --list               # the runs, and what is claimed of them

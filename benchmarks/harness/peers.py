@@ -171,7 +171,14 @@ PEERS = (
     Variant("TRL GKD, on the log-mixture", "peer", ("logits",), _gkd_once),
     Variant("ModelOpt, each teacher", "peer", ("logits",), _modelopt, sums_teachers=True),
     Variant("TRL chunked, each teacher", "peer", ("hidden",), _trl_chunked, sums_teachers=True),
-    Variant("Liger chunked, each teacher", "peer", ("hidden",), partial(_liger, compiled=False), sums_teachers=True),
+    Variant(
+        "Liger chunked, each teacher",
+        "peer",
+        ("hidden",),
+        partial(_liger, compiled=False),
+        sums_teachers=True,
+        most=2**28,  # slower than itself compiled, below, which is there at every size
+    ),
     Variant(
         "Liger chunked, compiled, each teacher",
         "peer",
