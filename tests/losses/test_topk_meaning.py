@@ -126,30 +126,41 @@ def test_the_gradients_error_is_at_most_twice_the_tail(tail):
 
 @pytest.mark.parametrize("tail", ["student", "even"])
 @pytest.mark.parametrize("temperature", [0.5, 3.0])
-def test_the_gradients_error_at_other_temperatures(tail, temperature):
-    logits, full, (stored,) = truths(1)
-    _, gradient = solve(logits, [stored], tail=tail, temperature=temperature)
-    _, exact = solve(logits, [Dense(full[0])], temperature=temperature)
-    most = softened_tail_interval(stored, temperature=temperature, is_top=False)[1]
-    assert ((gradient - exact).abs().sum(-1) <= 2 * temperature * most + 1e-13).all()
+@pytest.mark.parametrize("n_teachers", [1, 3])
+def test_errors_at_other_temperatures(n_teachers, tail, temperature):
+    logits, full, stored = truths(n_teachers, k=12)
+    weights = torch.log_softmax(noise(n_teachers, N, seed=9), 0)
+    value, gradient = solve(logits, stored, weights, tail=tail, temperature=temperature)
+    true, exact = solve(logits, [Dense(one) for one in full], weights, temperature=temperature)
+    ends = [softened_tail_interval(one, temperature=temperature, is_top=False)[1] for one in stored]
+    off = sum(w.exp() * end for w, end in zip(weights, ends, strict=True))
+    assert ((gradient - exact).abs().sum(-1) <= 2 * temperature * off + 1e-13).all()
+    student = torch.log_softmax(logits / temperature, -1)
+    spread = math.log(logits.shape[-1] - 1) + student.amax(-1) - student.amin(-1)
+    off = off.clamp_max(1 - 1 / logits.shape[-1])
+    entropy = -(torch.xlogy(off, off) + torch.xlogy(1 - off, 1 - off))
+    assert ((value - true).abs() <= off * spread + entropy + 1e-13).all()
 
 
 def pooled(full: torch.Tensor, log_weights: torch.Tensor) -> torch.Tensor:
     return (full + log_weights.unsqueeze(-1)).logsumexp(0)
 
 
-def test_several_teachers_lie_between_what_all_stored_and_their_mean():
-    is_above = False
+@pytest.mark.parametrize("tail", ["student", "even"])
+def test_several_teachers_lie_between_what_all_stored_and_their_mean(tail):
+    is_above = is_above_all = False
     for seed in range(5):
         logits, full, stored = truths(3, k=6, seed=10 * seed)
         weights = torch.log_softmax(noise(3, N, seed=seed + 9), 0)
-        value, _ = solve(logits, stored, weights)
+        value, _ = solve(logits, stored, weights, tail=tail)
         student, q = torch.log_softmax(logits, -1), pooled(full, weights)
         exact = kl(q, student)
         each = torch.stack([kl(one, student) for one in full])
-        own = torch.stack([solve(logits, [one])[0] for one in stored])
-        assert (own <= each + 1e-13).all()
-        assert (value <= (weights.exp() * each).sum(0) + 1e-13).all()
+        own = torch.stack([solve(logits, [one], tail=tail)[0] for one in stored])
+        assert (value <= (weights.exp() * own).sum(0) + 1e-13).all()
+        is_above_all |= bool((value > (weights.exp() * each).sum(0) + 1e-3).any())
+        if tail == "student":
+            assert (own <= each + 1e-13).all()
         by_all = torch.stack([torch.zeros_like(student).scatter(-1, one.ids, 1.0) for one in stored]).prod(0) > 0
         kept = torch.where(by_all, q.exp() * (q - student), 0).sum(-1)
         rest, left = q.masked_fill(by_all, -torch.inf).logsumexp(-1), student.masked_fill(by_all, -torch.inf)
@@ -159,6 +170,7 @@ def test_several_teachers_lie_between_what_all_stored_and_their_mean():
         is_above |= bool((value > exact + 1e-3).any())
     # No bound of the true pool: some teacher's tail really lies on what the others stored.
     assert is_above
+    assert is_above_all == (tail == "even")
 
 
 @pytest.mark.parametrize("tail", ["student", "even"])

@@ -25,17 +25,21 @@ never normalised over the stored entries, and no entry is ever padded.
 * Either completion is off in total variation by ``m TV(t, its shape) <= m``, and so the gradient ``p_S - q`` by twice
   that in l1, all of it on unstored entries.
 
-For *several* teachers each one's own value is a lower bound of its own KL, so that the pooled value is at most
-``sum_k w_k KL(p_k || p_S)``. It is itself no lower bound of the true pool's KL: a teacher's tail may truly lie on what
-others stored and fill there what the pool lacks. What bounds both from below is the coarse-grained KL over (entries
-that all teachers stored, one bucket). In total variation the pool is off by ``d <= sum_k w_k m_k``, in the gradient by
-``2 d`` in l1, in the value by ``d (ln(V - 1) + max ln p_S - min ln p_S) + h(d)`` at most, with ``h`` the binary entropy
-in nats (Audenaert's inequality and Hoelder's). Up to ``1 - 1/V`` it grows with
-``d``, so that the sum may stand for it.
+For *several* teachers the pooled value is at most the weighted mean of their own values, by convexity. With
+``tail="student"`` each of those is a lower bound of its own KL, and the pooled value at most ``sum_k w_k KL(p_k ||
+p_S)``; with ``tail="even"`` it may be more. With neither it is a lower bound of the true pool's KL: a teacher's tail
+may truly lie on what others stored and fill there what the pool lacks. What bounds both from below, with either tail,
+is the coarse-grained KL over (entries that all teachers stored, one bucket). In total variation the pool is off by
+``d <= sum_k w_k m_k``, in the gradient by ``2 d`` in l1, in the value by ``d (ln(V - 1) + max ln p_S - min ln p_S) +
+h(d)`` at most, with ``h`` the binary entropy in nats (Audenaert's inequality and Hoelder's). Up to ``1 - 1/V`` it
+grows with ``d``, so that the sum may stand for it.
 
-At other temperatures the smaller alphabet and ``D >= 0`` stay exact, and the pool is off by the larger of the two
-softened tail masses (:func:`mashbill.distributions.softened_tail_interval`), but a lower bound it is not: the
-least costly shape is then another one.
+At other temperatures the smaller alphabet and ``D >= 0`` stay exact, but no value is a lower bound, one teacher's own
+neither: the least costly shape is then another one. With ``a_k`` and ``b_k`` the softened tail masses of a teacher's
+true and completed distribution, its stored entries are off by ``|a_k - b_k|`` in l1 and its tail by ``a_k + b_k`` at
+most, so that the pool is off in total variation by ``d <= sum_k w_k max(a_k, b_k)``, for which the upper ends of
+:func:`mashbill.distributions.softened_tail_interval` may stand, and the gradient by ``2 T d`` in l1. The bound of the
+value is the same, with ``p_S`` at ``T``.
 
 Not covered, and done over all of ``V`` instead: log-linear pools, even tails under divergences other than the forward
 KL, dense teachers in the same call, and single rows whose numbers are too extreme for this (:class:`Result.hard`).
