@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mashbill.distributions import Dense, TopK
-from mashbill.losses import chunked, distillation_loss
+from mashbill.losses import chunked, distillation_loss, target
 
 DIVERGENCES = [("forward_kl", 0.5), ("reverse_kl", 0.5), ("js", 0.5), ("js", 0.1), ("js", 0.0), ("js", 1.0)]
 
@@ -174,3 +174,25 @@ def test_smallest_vocabularies(problem, n_entries):
     for kind in ("dense", "topk"):
         case = problem(shape=(2, 3, n_entries), kind=kind, k=1)
         agree(case.solve(impl="chunked"), case.solve(impl="reference"))
+
+
+@pytest.mark.parametrize(("logit", "is_done_again"), [(-50.0, True), (-60.0, False)])
+def test_a_little_mass_where_the_pool_has_none_moves_the_reverse_kl(monkeypatch, logit, is_done_again):
+    # The student has e^-50 / 2 where the teacher has nothing, and nothing else sets them apart.
+    logits = torch.tensor([[[0.0, 0.0, logit]]], dtype=torch.float64)
+    teacher = Dense.from_probs(torch.tensor([[[0.5, 0.5, 0.0]]], dtype=torch.float64))
+    exact, pooled = [], target.pooled
+    monkeypatch.setattr(target, "pooled", lambda *args, **kwargs: exact.append(1) or pooled(*args, **kwargs))
+    loss = distillation_loss(
+        logits,
+        [teacher],
+        torch.zeros(1, 1, 1, dtype=torch.float64),
+        mask=torch.ones(1, 1, dtype=torch.bool),
+        divergence="reverse_kl",
+        impl="chunked",
+    )
+    # Below e^-55 it is left alone: a shared mask must not make every row a hard one.
+    assert bool(exact) == is_done_again
+    if is_done_again:
+        mass = math.exp(logit) / 2
+        assert loss.total.item() == pytest.approx(mass * (logit - math.log(2) + 1e4), rel=1e-6)
