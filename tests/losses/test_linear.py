@@ -147,15 +147,33 @@ def test_float32_is_the_truth_up_to_rounding(divergence, temperature, impl):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("divergence", ["js", "reverse_kl"])
-def test_any_number_of_threads_gives_the_same_bits(dtype, divergence, monkeypatch):
-    monkeypatch.setattr(linear, "MEMORY", 2**17)
-    student = (noise(1, 150, 96, dtype=dtype), noise(3001, 96, seed=1, dtype=dtype) / 4, None)
+@pytest.mark.parametrize(
+    ("divergence", "n", "n_each", "v"),
+    [
+        ("js", 150, 2, 3001),
+        ("reverse_kl", 150, 3, 3001),
+        ("forward_kl", 21, 5, 3001),
+        ("js", 22, 7, 3001),
+        ("reverse_kl", 1, 1, 40_009),
+        ("forward_kl", 3, 3, 40_009),
+    ],
+)
+def test_any_number_of_threads_gives_the_same_bits(dtype, divergence, n, n_each, v, monkeypatch):
+    student = (noise(1, n, 96, dtype=dtype), noise(v, 96, seed=1, dtype=dtype) / 4, None)
     teachers = [
-        Projected(noise(1, 150, 40, seed=10 + k, dtype=dtype), noise(3001, 40, seed=20 + k, dtype=dtype))
-        for k in range(3)
+        Projected(noise(1, n, 40, seed=10 + k, dtype=dtype), noise(v, 40, seed=20 + k, dtype=dtype)) for k in range(3)
     ]
-    weights, mask = noise(3, 1, 150, seed=5).log_softmax(0), torch.ones(1, 150, dtype=torch.bool)
+    weights, mask = noise(3, 1, n, seed=5).log_softmax(0), torch.ones(1, n, dtype=torch.bool)
+    chunks, spread = [], linear.counted
+
+    def counted(mask, *, n_each):
+        chunks.append(n_each)
+        return spread(mask, n_each=n_each)
+
+    # The student's scores, and the pool or those of all teachers.
+    of_row = 4 * dtype.itemsize if divergence == "reverse_kl" else dtype.itemsize + 4
+    monkeypatch.setattr(linear, "MEMORY", n_each * v * of_row)
+    monkeypatch.setattr(linear, "counted", counted)
     before, found = torch.get_num_threads(), []
     try:
         for n_threads in (1, 2, 3):
@@ -164,7 +182,23 @@ def test_any_number_of_threads_gives_the_same_bits(dtype, divergence, monkeypatc
             found.append([loss.total, loss.divergence, *grads[:2]])
     finally:
         torch.set_num_threads(before)
+    assert chunks == [n_each] * 3
     assert all(torch.equal(one, other) for again in found[1:] for one, other in zip(found[0], again, strict=True))
+
+
+def test_float16_heads_add_up_gradients_that_are_too_small_for_it():
+    # Each of the last entries has a probability below all numbers of float16; together they pull on the second state.
+    n_small, small = 4000, 19.0
+    head = torch.zeros(2 + n_small, 2)
+    head[0, 0], head[2:, 0], head[2:, 1] = 1.0, 1 - small, 8.0
+    student = [torch.tensor([[[1.0, 0.0]]]).half(), head.half(), None]
+    teacher = Logits(torch.tensor([[[1.0, 0.0, *[-torch.inf] * n_small]]]))
+    arguments = [[teacher], torch.zeros(1, 1, 1), torch.ones(1, 1, dtype=torch.bool)]
+    loss, grads = solve(student, *arguments)
+    twin, exact = solve([student[0].double(), student[1].double(), None], *arguments, as_logits=True, impl="reference")
+    torch.testing.assert_close(loss.total.double(), twin.total, rtol=1e-3, atol=1e-6)
+    assert exact[0][0, 0, 1] > 1e-5
+    torch.testing.assert_close(grads[0][0, 0, 1].double(), exact[0][0, 0, 1], rtol=2e-2, atol=0)
 
 
 def test_nothing_counts_and_nobody_asks():
