@@ -55,3 +55,8 @@ def test_store_is_the_inverse_of_select(mask):
 
 def test_at_least_one_row_at_once():
     assert rows_at_once(10**9, torch.device("cpu")) == 1
+
+
+def test_without_a_mask_nobody_looks_where_positions_are(monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "__int__", lambda _: pytest.fail("looked"))
+    assert [rows.span for rows in counted(torch.ones(2, 3, dtype=torch.bool), n_each=4)] == [(0, 4), (4, 6)]

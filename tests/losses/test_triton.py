@@ -116,3 +116,9 @@ def test_the_interpreter_makes_the_kernels_available_on_the_cpu(monkeypatch):
     is_installed = importlib.util.find_spec("triton") is not None
     assert triton.is_available(torch.device("cpu")) == is_installed
     assert triton.is_available(torch.device("cuda")) == is_installed
+
+
+def test_nobody_looks_for_triton_where_it_could_not_run(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(triton, "_is_installed", lambda: pytest.fail("a look through folders takes longer than a loss"))
+    assert not triton.is_available(torch.device("cpu"))

@@ -134,11 +134,15 @@ def _way(logits: Tensor, job: Job) -> tuple[Callable[[Tensor, Job, Tensor | None
 
 def total(divergence: Float[Tensor, " N"], cross_entropy: Float[Tensor, " N"], objective: Objective) -> Tensor:
     """Return the weighted sum, the same bit for bit with any number of threads."""
-    return objective.divergence_weight * _sum(divergence) + objective.cross_entropy_weight * _sum(cross_entropy)
+    found = objective.divergence_weight * _sum(divergence)
+    # Short of a weight or of labels it is 0, and nothing to add up.
+    return found + objective.cross_entropy_weight * _sum(cross_entropy) if objective.cross_entropy > 0 else found
 
 
 def _sum(values: Float[Tensor, " N"]) -> Float[Tensor, ""]:
     """Add up in an order that does not depend on the number of threads: each part by one of them."""
+    if len(values) <= _PART:
+        return values.sum()
     n_missing = -len(values) % _PART
     return torch.nn.functional.pad(values, (0, n_missing)).view(-1, _PART).sum(dim=1).sum()
 

@@ -71,9 +71,10 @@ class Rows:
 def counted(mask: Bool[Tensor, "B T"], *, n_each: int) -> Iterator[Rows]:
     """Yield the positions that count, ``n_each`` at a time."""
     index = mask.flatten().nonzero().squeeze(1)
+    all_count = len(index) == mask.numel()
     for start in range(0, len(index), n_each):
         part = index[start : start + n_each]
-        first, last = int(part[0]), int(part[-1])
+        first, last = (start, start + len(part) - 1) if all_count else (int(part[0]), int(part[-1]))
         span = (first, last + 1) if last - first + 1 == len(part) else None
         yield Rows(part, span, mask.shape[1])
 

@@ -10,6 +10,7 @@ Not covered, and refused: pools other than the linear one, float64, heads' produ
 device, gradients by the weights. Rows are a program each, so a few rows leave most of a GPU idle.
 """
 
+import functools
 import importlib
 import importlib.util
 import math
@@ -47,11 +48,15 @@ def is_available(device: torch.device) -> bool:
     >>> is_available(torch.device("meta"))
     False
     """
-    if importlib.util.find_spec("triton") is None:
-        return False
-    return (device.type == "cuda" and torch.version.hip is None) or (
+    could_run = (device.type == "cuda" and torch.version.hip is None) or (
         device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
     )
+    return could_run and _is_installed()
+
+
+@functools.cache
+def _is_installed() -> bool:
+    return importlib.util.find_spec("triton") is not None  # which looks through folders
 
 
 def distillation_loss(

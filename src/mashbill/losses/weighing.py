@@ -135,8 +135,7 @@ class Weighing:
     def at(self, rows: Rows, statistics: Statistics | None, *, dtype: torch.dtype) -> Tensor:
         """Return the log-weights of some rows, ``[K R]`` or ``[C K R]``, without gradient."""
         if self.rule is None:
-            assert self.given is not None, "weights are given or ruled"
-            return self.given.index_select(-1, rows.index.to(self.given.device)).to(rows.index.device, dtype)
+            return self._given(rows).to(rows.index.device, dtype)
         assert statistics is not None, "a rule is asked about statistics"
         with torch.no_grad():
             found = self.rule(statistics, self._places(rows))
@@ -166,8 +165,7 @@ class Weighing:
 
     def part(self, rows: Rows) -> "Weighing":
         """Return the weighing of some rows, as a batch of their own."""
-        given = None if self.given is None else self.given.index_select(-1, rows.index.to(self.given.device))
-        return replace(self, given=given, places=rows.index)
+        return replace(self, given=None if self.given is None else self._given(rows), places=rows.index)
 
     def tell(self, rows: Rows, *, teachers: Statistics | None, student: Statistics | None, log_weights: Tensor) -> None:
         """Report what some rows gave, if somebody wants it: statistics ``[K R]`` and ``[R]``, and the weights used."""
@@ -176,6 +174,12 @@ class Weighing:
             assert student is not None
             here = Rows(self._places(rows), None, rows.n_positions)
             self.report.store(here, teachers=teachers, student=student, log_weights=log_weights)
+
+    def _given(self, rows: Rows) -> Tensor:
+        assert self.given is not None, "weights are given or ruled"
+        if rows.span is not None:
+            return self.given[..., rows.span[0] : rows.span[1]]
+        return self.given.index_select(-1, rows.index.to(self.given.device))
 
     def _places(self, rows: Rows) -> Tensor:
         return rows.index if self.places is None else self.places.index_select(0, rows.index)
