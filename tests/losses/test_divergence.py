@@ -18,6 +18,7 @@ from mashbill.losses import (
     skew_kl,
     total_variation,
 )
+from mashbill.losses.triton_scope import END
 from mashbill.pools import divergence_between
 
 ALL = [
@@ -86,7 +87,7 @@ def exact_js(q, p, beta):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("impl", ["reference", "chunked"])
+@pytest.mark.parametrize("impl", ["auto", "reference", "chunked"])
 @pytest.mark.parametrize("nearness", [1e-12, 1e-7, 1e-4, 0.02, 0.09, 0.11])
 def test_js_keeps_its_digits_near_its_ends(impl, nearness, dtype):
     generator = torch.Generator().manual_seed(0)
@@ -102,8 +103,10 @@ def test_js_keeps_its_digits_near_its_ends(impl, nearness, dtype):
         )
         (gradient,) = torch.autograd.grad(loss.total, logits)
         exact, eps = torch.tensor(slope, dtype=torch.float64), torch.finfo(dtype).eps
-        assert loss.total.item() == pytest.approx(value, rel=16 * eps)
-        assert (gradient.flatten() - exact).norm() <= 32 * eps * exact.norm()
+        # What is fused may take a plain difference up to 0.01 from an end, but no nearer.
+        digits = eps if impl != "auto" or nearness < END else 100 * eps
+        assert loss.total.item() == pytest.approx(value, rel=16 * digits)
+        assert (gradient.flatten() - exact).norm() <= 32 * digits * exact.norm()
 
 
 def test_js_is_at_most_ln2():

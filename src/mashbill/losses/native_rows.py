@@ -13,7 +13,7 @@ from mashbill.distributions.topk import TopK
 from mashbill.losses import native
 from mashbill.losses.objective import Objective
 from mashbill.losses.rows import Answers
-from mashbill.losses.triton_scope import KINDS
+from mashbill.losses.triton_scope import END, KINDS, is_near_an_end
 from mashbill.shapes import Float, Int, Tensor
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -70,6 +70,8 @@ def why_not(student: Tensor | Projected, teachers: Sequence[Answers], objective:
     """Return what of a loss the loops do not cover, wherever they are; None if nothing."""
     if objective.kind not in KINDS:
         return f"divergence={objective.divergence!r} is not compiled, only {', '.join(KINDS)} are"
+    if is_near_an_end(objective):
+        return f"beta={objective.beta!r} is not compiled, only {END:g} to {1 - END:g} is"
     if objective.pool != "linear":
         return f"pool={objective.pool!r} is not compiled, only 'linear' is"
     if not objective.reads_teachers:

@@ -12,6 +12,8 @@ from mashbill.shapes import Float, Tensor
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 KINDS = ("forward_kl", "reverse_kl", "js")
+END = 0.01
+"""Distance of ``beta`` from 0 and 1 below which float32 would lose more than two digits of the divergence."""
 
 
 def covers(logits: Tensor, teachers: Sequence[Dense | Logits | Projected | TopK], objective: Objective) -> bool:
@@ -23,12 +25,19 @@ def covers(logits: Tensor, teachers: Sequence[Dense | Logits | Projected | TopK]
     return True
 
 
+def is_near_an_end(objective: Objective) -> bool:
+    """Whether a Jensen-Shannon divergence is a difference of numbers so near each other that float32 cannot take it."""
+    return objective.kind == "js" and min(objective.beta, 1 - objective.beta) < END
+
+
 def require_covered(
     logits: Tensor, teachers: Sequence[Dense | Logits | Projected | TopK], objective: Objective
 ) -> None:
     """Raise ``ValueError`` for what the kernels do not cover."""
     if objective.kind not in KINDS:
         raise ValueError(f"divergence={objective.divergence!r} has no GPU kernel, only {', '.join(KINDS)} have")
+    if is_near_an_end(objective):
+        raise ValueError(f"beta={objective.beta!r} has no GPU kernel, only {END:g} to {1 - END:g} has")
     if objective.pool != "linear":
         raise ValueError(f"pool={objective.pool!r} has no GPU kernel, only 'linear' has")
     if not objective.reads_teachers:
