@@ -147,7 +147,7 @@ def test_a_tail_that_is_no_number_shows(batch):
         assert found.tolist() == [place == 3 for place in range(N)]
 
 
-@pytest.mark.parametrize("impl", ["chunked", "native"])
+@pytest.mark.parametrize("impl", ["chunked", "auto"])
 @pytest.mark.parametrize("beta", [0.999, 1 - 1e-6])
 def test_jensen_shannon_near_its_end_keeps_its_digits(batch, impl, beta):
     student, teachers, weights, mask = batch

@@ -91,6 +91,7 @@ def test_what_the_kernels_do_not_cover_is_named(options, message):
 def test_without_triton_there_is_one_clear_error(monkeypatch):
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "triton" else find_spec(name))
+    monkeypatch.setattr(triton, "_is_installed", triton._is_installed.__wrapped__)
     assert not triton.is_available(torch.device("cuda"))
     positional, named = arguments()
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'mashbill\[triton\]'"):
