@@ -144,7 +144,7 @@ def test_it_is_asked_about_each_position_once_and_told_the_truth_about_it(proble
     places = torch.cat([places for _, places in rule.asked])
     assert places.dtype == torch.int64
     assert places.sort().values.tolist() == counted.tolist()
-    assert impl == "reference" or len(rule.asked) > 1
+    assert impl == "reference" or form == "topk" or len(rule.asked) > 1  # lists are measured together
     truth = statistics_of(case)
     for field in fields(Statistics):
         true = getattr(truth, field.name).flatten(1, 2)

@@ -167,7 +167,11 @@ def _off(log_weights: Float[Tensor, "..."], *, axis: int) -> Bool[Tensor, "..."]
     n_teachers, rounding = log_weights.shape[axis], torch.finfo(log_weights.dtype).eps
     # Rounding moves each log by its size times eps / 2, so their sum by the entropy of the weights times that.
     slack = max(SLACK, rounding * (1 + math.log(n_teachers)))
-    off = (numerics.widen(log_weights.detach()).exp().sum(dim=axis) - 1).abs() > slack
+    total = numerics.widen(log_weights.detach()).exp().sum(dim=axis)
+    low, high = (float(one) for one in total.aminmax())
+    if 1 - slack <= low and high <= 1 + slack:  # A rule is asked often, and this takes half as long as looking at each.
+        return None
+    off = (total - 1).abs() > slack
     return off if bool(off.any()) else None
 
 

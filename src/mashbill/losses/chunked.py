@@ -7,18 +7,24 @@ the reference up to rounding, and the same bit for bit with any number of thread
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 
 from mashbill import numerics
+from mashbill.distributions.topk import TopK
 from mashbill.losses import captured, compiled, parallel, topk, whole
 from mashbill.losses.job import Job, Solve
 from mashbill.losses.objective import LossOutput, Objective
+from mashbill.losses.pages import in_large_pages
 from mashbill.losses.rows import Answers, Rows, counted, rows_at_once
 from mashbill.losses.weighing import Weighing
 from mashbill.shapes import Bool, Float, Int, Tensor
+
+_SLOTS = 2**18
+# Of lists that are measured at a time: the numbers on the way then take some MiB.
 
 
 def distillation_loss(
@@ -99,6 +105,7 @@ def compute(logits: Tensor, job: Job, *, wants_gradient: bool) -> tuple[Tensor, 
     grad = None
     if wants_gradient:
         grad = logits.detach() if job.is_in_place else _blank_gradient(logits, job.mask)
+    job = _settled(logits, job)
     make, n_each = _way(logits, job)
     n_each = max(1, min(n_each, job.mask.numel()))
 
@@ -119,6 +126,17 @@ def compute(logits: Tensor, job: Job, *, wants_gradient: bool) -> tuple[Tensor, 
         grad.view(-1, logits.shape[-1])[~job.mask.flatten()] = 0
     each = divergence.view(job.mask.shape), cross_entropy.view(job.mask.shape)
     return total(divergence, cross_entropy, job.objective), *each, grad
+
+
+def _settled(logits: Tensor, job: Job) -> Job:
+    """Ask a rule about all lists first: they are small, and small operations wait for each other between threads."""
+    weighing = job.weighing
+    if weighing.rule is None or weighing.report is not None or not job.has_lists_alone:
+        return job
+    n_slots = sum(one.ids.shape[-1] for one in job.teachers if isinstance(one, TopK))
+    n_each = max(1, _SLOTS // n_slots)
+    given = weighing.settled(logits, job.teachers, job.labels, job.mask, n_each=n_each)
+    return replace(job, weighing=replace(weighing, given=given, rule=None))
 
 
 def _way(logits: Tensor, job: Job) -> tuple[Callable[[Tensor, Job, Tensor | None, int], Solve], int]:
@@ -151,6 +169,6 @@ _PART = 1024
 
 
 def _blank_gradient(logits: Tensor, mask: Tensor) -> Tensor:
+    blank = in_large_pages(torch.empty_like(logits, memory_format=torch.contiguous_format))
     # Clearing what is written in full anyway would be a pass over fresh memory, the slowest kind.
-    blank = torch.empty_like if bool(mask.all()) else torch.zeros_like
-    return blank(logits, memory_format=torch.contiguous_format)
+    return blank if bool(mask.all()) else blank.zero_()

@@ -30,6 +30,7 @@ def start(logits: Float[Tensor, "B T V"], job: Job, grad: Float[Tensor, "B T V"]
         job.objective,
         classes=weighing.classes if weighing.needs_statistics else None,
         n_classes=weighing.n_classes,
+        gini=weighing.reads("gini"),
     )
     spare = logits.new_empty(n_each, n_entries)  # touched only if it is written to
 

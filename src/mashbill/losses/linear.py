@@ -20,6 +20,7 @@ from mashbill.distributions.topk import TopK
 from mashbill.losses import chunked, gradient, mixture, native_rows, tiles
 from mashbill.losses.job import Job
 from mashbill.losses.objective import LossOutput, Objective
+from mashbill.losses.pages import in_large_pages
 from mashbill.losses.rows import Answers, Rows, counted, rows_at_once
 from mashbill.losses.weighing import Weighing
 from mashbill.shapes import Bool, Float, Int, Tensor
@@ -93,7 +94,8 @@ class _Gradients:
         def zeros(like: Tensor | None, is_wanted: bool) -> Tensor | None:
             if like is None or not is_wanted:
                 return None
-            return torch.zeros(like.shape, dtype=numerics.reduction_dtype(like.dtype), device=like.device)
+            wide = numerics.reduction_dtype(like.dtype)
+            return in_large_pages(torch.empty(like.shape, dtype=wide, device=like.device)).zero_()
 
         by_hidden = zeros(hidden, wanted[0])
         flat = None if by_hidden is None else by_hidden.view(-1, hidden.shape[-1])
@@ -152,7 +154,7 @@ def _compute(student: Projected, job: Job, gradients: _Gradients) -> tuple[Tenso
     memory = MEMORY if device.type == "cpu" else MEMORY_ELSEWHERE
     n_each = memory // (n_entries * sum(one.itemsize for one in dtypes))
     n_each = max(1, min(n_each - n_each % _EVEN if n_each > _EVEN else n_each, n_positions))
-    kept = [torch.empty(n_each, n_entries, dtype=one, device=device) for one in dtypes]
+    kept = [in_large_pages(torch.empty(n_each, n_entries, dtype=one, device=device)) for one in dtypes]
     for rows in counted(job.mask, n_each=n_each):
         scores, *others = (one[: len(rows)] for one in kept)
         slope = others.pop() if student.softcap is not None else None

@@ -32,7 +32,8 @@ struct block {
 struct row {
     float peak, lowest;
     double total; /* of exp((z - peak) / T) */
-    double plain; /* of exp(z - peak); only where it was asked for */
+    /* Only where they were asked for: of exp(z - peak), of that times z - peak, and of its square. */
+    double plain, weighted, squares;
 };
 
 static inline float bits_to_float(uint32_t bits) {
@@ -164,32 +165,40 @@ LOOP float exponentials(const float *restrict x, int n, float shift, float inver
     return total;
 }
 
-/* The same at temperature 1, with the sums that statistics need. */
+/* The same at temperature 1, with the sum that the entropy needs. */
 LOOP void moments(const float *restrict x, int n, float shift, float *restrict e, struct block *block) {
-    float total = 0, weighted = 0, squares = 0, lowest = LOWEST;
-#pragma omp simd reduction(+ : total, weighted, squares)
+    float total = 0, weighted = 0, lowest = LOWEST;
+#pragma omp simd reduction(+ : total, weighted)
     for (int i = 0; i < n; i++) {
         float below = held(x[i] - shift, lowest), one = exp_at(below);
         e[i] = one;
         total += one;
         weighted += one * below;
-        squares += one * one;
     }
     block->total = block->plain = total;
     block->weighted = weighted;
-    block->squares = squares;
+}
+
+LOOP float squares(const float *restrict e, int n) {
+    float total = 0;
+#pragma omp simd reduction(+ : total)
+    for (int i = 0; i < n; i++) total += e[i] * e[i];
+    return total;
 }
 
 LOOP void add(const float *restrict e, int n, float by, float *restrict q) {
     for (int i = 0; i < n; i++) q[i] += by * e[i];
 }
 
+/* What to sum of a row beside what the mixture needs. */
+enum { NOTHING, ENTROPY, GINI };
+
 /* Read a row: leave exp((z - peak of block) / T) in `e`, and return its peak and sums. */
 static struct row read_row(
-    const void *from, int dtype, int64_t n_entries, float inverse_t, float *e, struct block *blocks, int has_plain
+    const void *from, int dtype, int64_t n_entries, float inverse_t, float *e, struct block *blocks, int wanted
 ) {
     float buffer[BLOCK];
-    struct row row = {-INFINITY, INFINITY, 0, 0};
+    struct row row = {-INFINITY, INFINITY, 0, 0, 0, 0};
     for (int64_t at = 0, b = 0; at < n_entries; at += BLOCK, b++) {
         int n = size_of_block(at, n_entries);
         const float *x = load(from, dtype, at, n, buffer);
@@ -199,14 +208,21 @@ static struct row read_row(
         extremes(x, n, &high, &low);
         float shift = high == -INFINITY ? 0 : high; /* all masked: exponentials are 0, and NaN stays NaN */
         blocks[b].peak = high;
-        if (has_plain) moments(x, n, shift, to, blocks + b);
-        if (!has_plain || inverse_t != 1) blocks[b].total = exponentials(x, n, shift, inverse_t, to);
+        if (wanted) moments(x, n, shift, to, blocks + b);
+        blocks[b].squares = wanted == GINI ? squares(to, n) : NAN;
+        if (!wanted || inverse_t != 1) blocks[b].total = exponentials(x, n, shift, inverse_t, to);
         row.peak = high > row.peak ? high : row.peak;
         row.lowest = low < row.lowest ? low : row.lowest;
     }
     for (int64_t b = 0; b * BLOCK < n_entries; b++) {
-        row.total += factor_of(blocks[b].peak, row.peak, inverse_t) * blocks[b].total;
-        if (has_plain) row.plain += factor_of(blocks[b].peak, row.peak, 1) * blocks[b].plain;
+        double by = factor_of(blocks[b].peak, row.peak, inverse_t);
+        row.total += by * blocks[b].total;
+        if (!wanted) continue;
+        if (inverse_t != 1) by = factor_of(blocks[b].peak, row.peak, 1);
+        row.plain += by * blocks[b].plain;
+        if (by == 0) continue; /* nothing, however far below the peak */
+        row.weighted += by * (blocks[b].weighted + ((double)blocks[b].peak - row.peak) * blocks[b].plain);
+        row.squares += by * by * blocks[b].squares;
     }
     if (row.total == 0) row.total = row.plain = NAN; /* a row without any finite entry has no distribution */
     return row;
@@ -251,14 +267,11 @@ static void measure(
     const void *from, int dtype, int64_t n_entries, const struct block *blocks, struct row row, int64_t label,
     const int32_t *classes, int n_classes, double *out
 ) {
-    double weighted = 0, squares = 0, log_plain = log(row.plain), *mass = out + 5;
+    double log_plain = log(row.plain), *mass = out + 5;
     for (int c = 0; c < n_classes; c++) mass[c] = isnan(row.plain) ? NAN : 0;
-    for (int64_t at = 0, b = 0; at < n_entries; at += BLOCK, b++) {
+    for (int64_t at = 0, b = 0; n_classes > 0 && at < n_entries; at += BLOCK, b++) {
         double by = factor_of(blocks[b].peak, row.peak, 1);
         if (by == 0) continue;
-        weighted += by * (blocks[b].weighted + ((double)blocks[b].peak - row.peak) * blocks[b].plain);
-        squares += by * by * blocks[b].squares;
-        if (n_classes == 0) continue;
         float buffer[BLOCK], plain[BLOCK];
         int n = size_of_block(at, n_entries);
         const float *x = load(from, dtype, at, n, buffer);
@@ -270,7 +283,7 @@ static void measure(
             mass[c] += by * sum / row.plain;
         }
     }
-    double entropy = log_plain - weighted / row.plain, gini = 1 - squares / (row.plain * row.plain);
+    double entropy = log_plain - row.weighted / row.plain, gini = 1 - row.squares / (row.plain * row.plain);
     out[0] = entropy < 0 ? 0 : entropy;
     out[1] = gini < 0 ? 0 : gini;
     out[2] = (1 - exp((double)second_of(from, dtype, n_entries, blocks, row.peak) - row.peak)) / row.plain;
@@ -309,6 +322,7 @@ struct objective {
     float inverse_t;
     float weight;    /* of the divergence's gradient by the logits */
     float weight_ce; /* of the cross-entropy's */
+    int32_t wanted;  /* by who measures: entropies, or Gini variances as well */
 };
 
 /* Read all teachers at some rows into `e` [K R V], `blocks` [K R B] and `read` [K R]; measure them into `measured`
@@ -325,7 +339,7 @@ void mashbill_read(
             int dtype = teachers[k].dtype;
             float *to = e + place * sizes->entries;
             struct block *own = blocks + place * n_blocks;
-            read[place] = read_row(from, dtype, sizes->entries, how->inverse_t, to, own, measured != NULL);
+            read[place] = read_row(from, dtype, sizes->entries, how->inverse_t, to, own, measured == NULL ? NOTHING : how->wanted);
             if (measured == NULL) continue;
             measure(
                 from, dtype, sizes->entries, own, read[place], labels == NULL ? -1 : labels[r], classes,
@@ -341,7 +355,7 @@ void mashbill_add(
 ) {
     for (int64_t r = 0; r < sizes->rows; r++) {
         struct row row =
-            read_row(row_of(teacher, r), teacher->dtype, sizes->entries, how->inverse_t, e, blocks, 0);
+            read_row(row_of(teacher, r), teacher->dtype, sizes->entries, how->inverse_t, e, blocks, NOTHING);
         double by = exp(log_weights[r]) / row.total;
         for (int64_t at = 0, b = 0; at < sizes->entries; at += BLOCK, b++) {
             float here = (float)(by * factor_of(blocks[b].peak, row.peak, how->inverse_t));
@@ -548,9 +562,10 @@ int64_t mashbill_mix(
         task.n_teachers = (int)sizes->teachers;
         task.e = e + r * sizes->entries;
         task.blocks = blocks + r * n_blocks;
-        int has_plain = measured != NULL || (how->inverse_t != 1 && task.label >= 0);
-        task.row = read_row(from, student->dtype, sizes->entries, how->inverse_t, scratch, own_blocks, has_plain);
-        if (!has_plain) task.row.plain = task.row.total;
+        int wanted = how->inverse_t != 1 && task.label >= 0 ? ENTROPY : NOTHING;
+        if (measured != NULL) wanted = how->wanted;
+        task.row = read_row(from, student->dtype, sizes->entries, how->inverse_t, scratch, own_blocks, wanted);
+        if (!wanted) task.row.plain = task.row.total;
         task.own = scratch;
         task.own_blocks = own_blocks;
         for (int k = 0; k < task.n_teachers; k++) {

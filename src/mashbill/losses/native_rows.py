@@ -17,7 +17,8 @@ from mashbill.losses.triton_scope import END, KINDS, is_near_an_end
 from mashbill.shapes import Float, Int, Tensor
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-_BLOCK, _BLOCK_FLOATS, _ROW_BYTES, _N_MEASURED = 512, 5, 24, 5  # as in native.c
+_BLOCK, _BLOCK_FLOATS, _ROW_BYTES, _N_MEASURED = 512, 5, 40, 5  # as in native.c
+_ENTROPY, _GINI = 1, 2
 _MOST_TEACHERS = 64
 _HOTTEST = 50.0  # above it a Dense teacher's exp(LOG_ZERO / T) is mass that must be taken away again
 
@@ -34,6 +35,7 @@ class _Objective(ctypes.Structure):
     _fields_ = [
         ("kind", ctypes.c_int32),
         *[(name, ctypes.c_float) for name in ("beta", "rest", "inverse_t", "weight", "weight_ce")],
+        ("wanted", ctypes.c_int32),
     ]
 
 
@@ -115,6 +117,7 @@ class Worker:
         objective: One that :func:`covers`.
         classes: A class id for each entry; ``-1`` for none.
         n_classes: How many classes there are.
+        gini: Gini variances are measured too; NaN otherwise.
     """
 
     def __init__(
@@ -126,6 +129,7 @@ class Worker:
         *,
         classes: Int[Tensor, " V"] | None = None,
         n_classes: int = 0,
+        gini: bool = True,
     ) -> None:
         n_blocks = -(-n_entries // _BLOCK)
         self._library = native.library()
@@ -137,6 +141,7 @@ class Worker:
             1 / objective.temperature,
             objective.divergence_weight / objective.temperature,  # the chain rule takes one 1/T of the T^2
             objective.cross_entropy_weight,
+            _GINI if gini else _ENTROPY,
         )
         self._classes = None if classes is None else classes.to("cpu", torch.int32).contiguous()
         # Exponentials, sums of blocks and of rows, of all teachers; then two rows of scratch and the student's blocks.

@@ -202,7 +202,10 @@ class Weighing:
         shape = (len(teachers), mask.numel()) if self.given is None else self.given.shape
         found = torch.zeros(shape, dtype=wide, device=student.device)
         for rows in counted(mask, n_each=n_each):
-            here = rows.select(student.detach())
+            # The student is looked at for a report alone.
+            here = student.new_empty(1).expand(len(rows), student.shape[-1])
+            if self.report is not None:
+                here = rows.select(student.detach())
             wanted = None if labels is None else rows.select(labels)
             like = here.new_empty(0, dtype=wide)  # a list would be rounded to the logits' dtype
             log_weights = self.decide(rows, here, [rows.take(one, like=like) for one in teachers], wanted, dtype=wide)
