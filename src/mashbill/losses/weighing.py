@@ -57,9 +57,9 @@ class Report:
     def store(self, rows: Rows, *, teachers: Statistics, student: Statistics, log_weights: Tensor) -> None:
         """Write what some rows gave: statistics ``[K R]`` and ``[R]``, log-weights ``[K R]`` or ``[C K R]``."""
         rows.store(log_weights.movedim(-1, 0), into=self.log_weights)
-        for field in fields(Statistics):
-            rows.store(getattr(teachers, field.name).transpose(0, 1), into=getattr(self.teachers, field.name))
-            rows.store(getattr(student, field.name), into=getattr(self.student, field.name))
+        for name in (one.name for one in fields(Statistics)):
+            rows.store(getattr(teachers, name).transpose(0, 1), into=getattr(self.teachers, name))
+            rows.store(getattr(student, name), into=getattr(self.student, name))
 
     def seen(self, shape: Sequence[int]) -> Seen:
         """Return it by position, ``shape = [B T]``."""
