@@ -77,7 +77,7 @@ def measure(sizes: models.Sizes, losses: Mapping[str, Loss], arguments: argparse
     samples: dict[str, list[tuple[float, float]]] = {}
     # Afterwards those that take gigabytes: who comes next waits for the memory that they gave back.
     heavy = {name: work.pop(name) for name in losses if name.startswith("TRL")}
-    for part in (work, heavy):
+    for part in filter(None, (work, heavy)):
         samples |= clock.interleaved(
             part,
             repeats=arguments.repeats,

@@ -17,8 +17,8 @@ from mashbill.losses.weighing import Weigh
 from mashbill.shapes import Bool, Float, Int, Tensor
 
 NO_LABEL = -100
-SLACK = 1e-3
-"""Of the weights' sum: more than rounding in 32 bits leaves, and far less than a forgotten log."""
+_SLACK = 1e-3
+# Of the weights' sum: more than rounding in 32 bits leaves, and far less than a forgotten log.
 
 
 def check(
@@ -166,7 +166,7 @@ def _off(log_weights: Float[Tensor, "..."], *, axis: int) -> Bool[Tensor, "..."]
         return None
     n_teachers, rounding = log_weights.shape[axis], torch.finfo(log_weights.dtype).eps
     # Rounding moves each log by its size times eps / 2, so their sum by the entropy of the weights times that.
-    slack = max(SLACK, rounding * (1 + math.log(n_teachers)))
+    slack = max(_SLACK, rounding * (1 + math.log(n_teachers)))
     total = numerics.widen(log_weights.detach()).exp().sum(dim=axis)
     low, high = (float(one) for one in total.aminmax())
     if 1 - slack <= low and high <= 1 + slack:  # A rule is asked often, and this takes half as long as looking at each.

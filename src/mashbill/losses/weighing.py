@@ -5,8 +5,7 @@ every teacher a second time; asked here, a rule sees the statistics of a few pos
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
-from threading import Lock
+from dataclasses import dataclass, fields, replace
 
 import torch
 
@@ -83,7 +82,6 @@ class Weighing:
         classes: A class id for each entry, ``-1`` for the last row of weights by class.
         n_classes: Of how many classes the mass is measured.
         report: To be filled, if somebody wants one.
-        turn: Held while the rule is asked.
         places: Which positions ``b T + t`` of the whole batch these are; None if they are all.
     """
 
@@ -93,7 +91,6 @@ class Weighing:
     classes: Int[Tensor, " V"] | None = None
     n_classes: int = 0
     report: Report | None = None
-    turn: Lock = field(default_factory=Lock, compare=False, repr=False)
     places: Int[Tensor, " N"] | None = None
 
     @classmethod
@@ -140,8 +137,7 @@ class Weighing:
         if self.rule is None:
             return self._given(rows).to(rows.index.device, dtype)
         assert statistics is not None, "a rule is asked about statistics"
-        # Small operations of several threads would wait for each other one by one.
-        with torch.no_grad(), self.turn:
+        with torch.no_grad():
             found = self.rule(statistics, self._places(rows))
         n_teachers, n_rows = statistics.entropy.shape
         if found.shape != (n_teachers, n_rows):
