@@ -122,8 +122,8 @@ def compute(logits: Tensor, job: Job, *, wants_gradient: bool) -> tuple[Tensor, 
     parallel.spread(list(counted(job.mask, n_each=n_each)), start, device=logits.device)
     if grad is not None and job.is_in_place:
         torch.autograd.graph.increment_version(grad)  # compiled loops write past PyTorch
-    if grad is not None and job.is_in_place and not bool(job.mask.all()):
-        grad.view(-1, logits.shape[-1])[~job.mask.flatten()] = 0
+        if not bool(job.mask.all()):
+            grad.view(-1, logits.shape[-1])[~job.mask.flatten()] = 0
     each = divergence.view(job.mask.shape), cross_entropy.view(job.mask.shape)
     return total(divergence, cross_entropy, job.objective), *each, grad
 

@@ -6,6 +6,7 @@ in pages of 4 KiB takes as long to touch as the whole loss takes to compute; in 
 
 import ctypes
 import sys
+from collections.abc import Callable
 from functools import cache
 
 from mashbill.shapes import Float, Tensor
@@ -28,7 +29,7 @@ def in_large_pages(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
 
 
 @cache
-def _advise() -> "ctypes._NamedFuncPointer":
+def _advise() -> Callable[[int, int, int], int]:
     advise = ctypes.CDLL(None).madvise
     advise.argtypes, advise.restype = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int), ctypes.c_int
     return advise

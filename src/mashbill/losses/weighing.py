@@ -150,16 +150,19 @@ class Weighing:
     def decide(
         self,
         rows: Rows,
-        logits: Float[Tensor, "R V"],
+        logits: Float[Tensor, "R V"] | None,
         teachers: Sequence[Dense | Logits | TopK],
         labels: Int[Tensor, " R"] | None,
         *,
         dtype: torch.dtype,
     ) -> Float[Tensor, "*classes K R"]:
-        """Return the log-weights of some rows; teachers and student are measured and reported if somebody asks."""
+        """Return the log-weights of some rows; teachers and student are measured and reported if somebody asks.
+
+        ``logits`` are the student's, which only a report looks at.
+        """
         statistics = self.measure_all(teachers, labels).to(dtype) if self.needs_statistics else None
         log_weights = self.at(rows, statistics, dtype=dtype)
-        own = None if self.report is None else self.measure(Logits(logits), labels)
+        own = None if self.report is None or logits is None else self.measure(Logits(logits), labels)
         self.tell(rows, teachers=statistics, student=own, log_weights=log_weights)
         return log_weights
 
@@ -202,12 +205,9 @@ class Weighing:
         shape = (len(teachers), mask.numel()) if self.given is None else self.given.shape
         found = torch.zeros(shape, dtype=wide, device=student.device)
         for rows in counted(mask, n_each=n_each):
-            # The student is looked at for a report alone.
-            here = student.new_empty(1).expand(len(rows), student.shape[-1])
-            if self.report is not None:
-                here = rows.select(student.detach())
+            here = None if self.report is None else rows.select(student.detach())
             wanted = None if labels is None else rows.select(labels)
-            like = here.new_empty(0, dtype=wide)  # a list would be rounded to the logits' dtype
+            like = student.new_empty(0, dtype=wide)  # a list would be rounded to the logits' dtype
             log_weights = self.decide(rows, here, [rows.take(one, like=like) for one in teachers], wanted, dtype=wide)
             found.index_copy_(-1, rows.index, log_weights)
         # Given weights may want a gradient.
