@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import mashbill
-from mashbill.cli import audit, distill, doctor, export, init, report, scorecard, validate
+from mashbill.cli import audit, capture, distill, doctor, export, init, report, scorecard, validate, verify
 from mashbill.cli.reply import Reply, show, show_error
 from mashbill.errors import MashbillError
 
@@ -30,6 +30,8 @@ COMMANDS = (
     doctor.doctor,
     validate.validate,
     scorecard.scorecard,
+    capture.capture,
+    verify.verify,
     distill.distill,
     report.report,
     export.export,

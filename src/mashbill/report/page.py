@@ -24,7 +24,7 @@ from mashbill.report.sections import (
     verdicts,
 )
 from mashbill.report.text import count, plural
-from mashbill.train.durable import write_text
+from mashbill.durable import write_text
 
 MAX_ROWS = 120
 """Rows of a table that are shown; with a hundred contexts the page would outgrow its megabyte."""

@@ -13,7 +13,7 @@ from mashbill.train.build import build_operator, build_teachers
 from mashbill.train.callbacks import open_reporter
 from mashbill.train.corpus import Corpus, encode_sets
 from mashbill.train.data import read_rows
-from mashbill.train.durable import sha256_of
+from mashbill.durable import sha256_of
 from mashbill.train.engine import Job, Training
 from mashbill.train.gather import Knowledge
 from mashbill.train.ledger import Ledger, ledger_of

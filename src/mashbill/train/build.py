@@ -9,6 +9,7 @@ from mashbill.errors import MashbillError, VocabularyError
 from mashbill.teachers.labelled import LabelledTeacher
 from mashbill.teachers.local import LocalCausalLM
 from mashbill.teachers.protocol import CallableTeacher, Teacher
+from mashbill.teachers.store.stored import StoredTeacher
 from mashbill.train import recipe
 from mashbill.train.protocol import Student
 from mashbill.weights import simplex
@@ -56,11 +57,14 @@ def build_teachers(given: Sequence[recipe.Teacher], student: Student, base: Path
         MashbillError: A plug-in does not exist or does not take its options, or a model cannot be loaded.
         VocabularyError: A teacher's entries do not mean what the student's mean.
     """
-    return [_teacher(number, spec, student, base) for number, spec in enumerate(given)]
+    return [build_teacher(number, spec, student, base) for number, spec in enumerate(given)]
 
 
-def _teacher(number: int, spec: recipe.Teacher, student: Student, base: Path) -> Teacher:
+def build_teacher(number: int, spec: recipe.Teacher, student: Student, base: Path) -> Teacher:
+    """Return one of the recipe's teachers, the ``number``-th; one with a store answers from it."""
     where = f"teachers[{number}]"
+    if spec.store is not None:
+        return StoredTeacher(spec.id, base / spec.store, student.vocabulary)
     if spec.plugin is not None:
         return _plugin_teacher(where, spec, student)
     assert spec.model is not None, "the recipe requires one of them"

@@ -37,12 +37,13 @@ TRACKERS = {
 """Names for ``report_to`` that transformers knows, with the package that each one needs."""
 
 
-def check_models(loaded: Loaded, labels: Sequence[str] | None) -> Iterator[Problem]:
+def check_models(loaded: Loaded, labels: Sequence[str] | None, *, is_captured: bool) -> Iterator[Problem]:
     """Find what is wrong with the student, the teachers and the trackers.
 
     Args:
         loaded: The recipe.
         labels: The student's labels; None for a language model or where they could not be read.
+        is_captured: Stores that the recipe names must be there.
     """
     yield from _student(loaded)
     counts = Counter(teacher.id for teacher in loaded.recipe.teachers)
@@ -51,6 +52,8 @@ def check_models(loaded: Loaded, labels: Sequence[str] | None) -> Iterator[Probl
         if counts[teacher.id] > 1 and i != first:
             yield loaded.problem(f"teachers[{i}].id", f"the id `{teacher.id}` is already that of teachers[{first}]")
         yield from _teacher(loaded, f"teachers[{i}]", teacher, labels)
+        if is_captured and teacher.store is not None:
+            yield from _store(loaded, f"teachers[{i}].store", teacher.store)
     yield from _trackers(loaded)
 
 
@@ -126,6 +129,12 @@ def _teacher(loaded: Loaded, key: str, teacher: Teacher, labels: Sequence[str] |
     if native and not any(teacher.labels.get(label, label) in labels for label in native):
         what = f"has no label in common with the student: it says {_some(native)}; the student says {_some(labels)}"
         yield loaded.problem(key, what, "map its labels: `labels: {its label: student's label}`")
+
+
+def _store(loaded: Loaded, key: str, path: Path) -> Iterator[Problem]:
+    folder = loaded.resolve(path)
+    if not any(list(folder.glob(pattern)) for pattern in ("store.json", "*/store.json")):
+        yield loaded.problem(key, f"no store at `{folder}`", f"capture it: mashbill capture {loaded.path.name}")
 
 
 def _folder(loaded: Loaded, key: str, path: Path, gguf_file: str | None, kind: str) -> Iterator[Problem]:

@@ -22,7 +22,7 @@ from torch import nn
 
 from mashbill.errors import CorruptionError
 from mashbill.shapes import Tensor
-from mashbill.train.durable import publish, sha256_of
+from mashbill.durable import publish, sha256_of
 
 log = logging.getLogger(__name__)
 

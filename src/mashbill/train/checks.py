@@ -56,12 +56,13 @@ class Survey:
         return asdict(self)
 
 
-def check(loaded: Loaded, *, limit: int | None = 20_000) -> Survey:
+def check(loaded: Loaded, *, limit: int | None = 20_000, is_captured: bool = True) -> Survey:
     """Check that a recipe can run, and say what it would do. Nothing is written and torch is not imported.
 
     Args:
         loaded: The recipe.
         limit: Rows to read of each data file; None reads all.
+        is_captured: Stores that the recipe names must be there.
 
     Raises:
         RecipeError: Lists every problem found.
@@ -69,7 +70,7 @@ def check(loaded: Loaded, *, limit: int | None = 20_000) -> Survey:
     """
     problems: list[Problem] = []
     labels = _labels(loaded, problems)
-    problems += check_models(loaded, labels)
+    problems += check_models(loaded, labels, is_captured=is_captured)
     problems += check_critical(loaded, labels)
     sources = read_sources(loaded, problems, limit=limit)
     for source in sources:

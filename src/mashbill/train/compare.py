@@ -22,7 +22,7 @@ from typing import Any
 from mashbill import plugins
 from mashbill.errors import MashbillError
 from mashbill.progress import Progress, Silent, Titled
-from mashbill.train import durable
+from mashbill import durable
 from mashbill.train.comparison import MAIN, Run, gather_runs
 from mashbill.train.loading import Loaded
 

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mashbill.train import durable, examples, metrics
+from mashbill import durable
+from mashbill.train import examples, metrics
 from mashbill.train.answers import Panel
 from mashbill.train.corpus import Corpus
 from mashbill.train.gather import Knowledge

@@ -13,7 +13,8 @@ from typing import Any, Literal
 import torch
 
 from mashbill.errors import MashbillError
-from mashbill.train import durable, standalone
+from mashbill import durable
+from mashbill.train import standalone
 from mashbill.train.card import model_card
 from mashbill.train.comparison import read_json
 from mashbill.train.loading import load_recipe

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mashbill.errors import CorruptionError
-from mashbill.train.durable import write_json, write_text
+from mashbill.durable import write_json, write_text
 from mashbill.train.loading import Loaded
 
 log = logging.getLogger(__name__)

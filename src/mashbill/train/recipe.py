@@ -64,7 +64,7 @@ class Student(Section):
 
 
 class Teacher(Section):
-    """One teacher: a local model, or a plug-in by name."""
+    """One teacher: a local model, a plug-in by name, or what one of them said before, from a store."""
 
     id: Name
     model: FilePath | None = None
@@ -76,11 +76,16 @@ class Teacher(Section):
     options: dict[str, Any] = {}
     labels: dict[str, str] = {}
     outside: Literal["condition", "tail"] = "condition"
+    store: FilePath | None = None
 
     @model_validator(mode="after")
     def _one_origin(self) -> "Teacher":
-        if (self.model is None) == (self.plugin is None):
-            raise ValueError("give exactly one of `model` (a local model) and `plugin` (an installed plug-in)")
+        if self.model is not None and self.plugin is not None:
+            raise ValueError("give only one of `model` (a local model) and `plugin` (an installed plug-in)")
+        if self.model is None and self.plugin is None and self.store is None:
+            raise ValueError(
+                "give one of `model` (a local model), `plugin` (an installed plug-in) and `store` (captured answers)"
+            )
         return self
 
 
@@ -214,6 +219,16 @@ class Train(Section):
     early_stopping_patience: int | None = Field(default=None, ge=1)
 
 
+class Capture(Section):
+    """How `mashbill capture` asks teachers that have a `store`, and what it keeps."""
+
+    k: int = Field(default=64, ge=1)
+    mass: Annotated[float, Field(gt=0, le=1)] | None = None
+    unit: Annotated[float, Field(ge=2**-20, le=1)] = 2**-11
+    shard_positions: int = Field(default=2**14, ge=1)
+    threads: int = Field(default=1, ge=1)
+
+
 class Compare(Section):
     """Runs to set beside the main one: every arm, and the main run, with every seed."""
 
@@ -233,6 +248,7 @@ class Recipe(Section):
     critical: Critical | None = None
     sampling: Sampling = Sampling()
     train: Train = Train()
+    capture: Capture = Capture()
     compare: Compare | None = None
     output: FilePath
     report_to: list[str] = []

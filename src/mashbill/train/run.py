@@ -21,7 +21,7 @@ from mashbill.train import checkpoint
 from mashbill.train.assemble import TRAIN, Parts, build_parts, data_hashes, prepare_training
 from mashbill.train.build import needs_scorecard
 from mashbill.train.callbacks import require_trackers
-from mashbill.train.durable import publish
+from mashbill.durable import publish
 from mashbill.train.engine import refuse_several_processes
 from mashbill.train.evaluate import evaluate_run
 from mashbill.train.interruption import Interruption

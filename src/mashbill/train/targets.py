@@ -21,8 +21,9 @@ from mashbill.errors import CorruptionError, MashbillError, NumericError, Teache
 from mashbill.progress import Progress, Silent
 from mashbill.shapes import Bool, Int, Tensor
 from mashbill.teachers.protocol import Scored, Teacher
+from mashbill.teachers.store.stored import StoredTeacher
 from mashbill.train.corpus import Corpus, Ragged
-from mashbill.train.durable import sha256_of, write_json, write_tensors
+from mashbill.durable import sha256_of, write_json, write_tensors
 
 FORMAT = "2"
 """Changes when files written before can no longer be read as they were meant."""
@@ -125,7 +126,8 @@ def _slots(corpus: Corpus) -> Ragged:
 
 def _ask(teacher: Teacher, corpus: Corpus, progress: Progress, batch_size: int) -> tuple[dict[str, Tensor], int]:
     # Rows of like length together: padding is work that teaches nothing. Answers are put back into the corpus's order.
-    order = corpus.lengths.argsort(stable=True)
+    # A store has its rows in the corpus's order, and reads them in any other again and again.
+    order = torch.arange(len(corpus)) if isinstance(teacher, StoredTeacher) else corpus.lengths.argsort(stable=True)
     progress.start(len(corpus), f"asking {teacher.id}")
     answers: list[tuple[Tensor, dict[str, Tensor]]] = []
     n_entries = 0

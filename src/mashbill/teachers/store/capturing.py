@@ -1,0 +1,174 @@
+"""Fill a store: shard by shard, by any number of workers, killed and started again as often as it takes.
+
+What is asked about a shard, and so its bytes, depends on nothing but the plan. A shard that is there is never asked
+about again; one that is not is asked about by whoever claims it first.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mashbill.durable import write_json, write_text
+from mashbill.errors import MashbillError
+from mashbill.progress import Progress, Silent
+from mashbill.teachers.store.claims import Claims
+from mashbill.teachers.store.columns import Answered
+from mashbill.teachers.store.files import Note, read_note, write_shard
+from mashbill.teachers.store.plan import FILE, SHARDS, Plan, Shard
+
+MANIFEST = "manifest.json"
+RESERVE = 2**28
+"""Bytes of the disk that are left free."""
+_WAIT = 0.2
+# Seconds between looks at shards that others are at.
+
+Ask = Callable[[Shard], Answered]
+"""Asks the teacher about the rows of a shard."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Which shards are this worker's.
+
+    Attributes:
+        rank: Number of this machine among ``world``; it takes every ``world``-th shard.
+        world: How many machines there are. Workers on one machine share its shards as they come.
+    """
+
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world:
+            raise ValueError(f"rank={self.rank!r} must be at least 0 and below world={self.world!r}")
+
+    def of(self, plan: Plan) -> Sequence[Shard]:
+        """Return this machine's shards."""
+        return plan.shards[self.rank :: self.world]
+
+
+def capture(
+    folder: Path,
+    plan: Plan,
+    ask: Ask,
+    *,
+    work: Work | None = None,
+    progress: Progress | None = None,
+    reserve: int = RESERVE,
+) -> None:
+    """Ask about every shard that is not there yet, and return when all of this machine's are.
+
+    Raises:
+        MashbillError: The folder holds a store of something else, or the disk is nearly full; what is there is kept.
+    """
+    begin(folder, plan)
+    shown, mine = progress or Silent(), (work or Work()).of(plan)
+    shown.start(sum(one.n_positions for one in mine), f"capturing {plan.teacher.get('source', '')}".strip())
+    with closing(Claims(folder)) as claims:
+        left = list(mine)
+        while left:
+            left = [one for one in left if not _settled(folder, plan, one, ask, claims, shown, reserve)]
+            if left:  # Another worker is at them, or dies at them.
+                time.sleep(_WAIT)
+    shown.done()
+    finish(folder, plan)
+
+
+def begin(folder: Path, plan: Plan) -> None:
+    """Make the folder and its plan, or see that it is the same.
+
+    Raises:
+        MashbillError: It is another one, or the folder holds something else.
+    """
+    file = folder / FILE
+    if not file.exists():
+        if folder.exists() and any(one for one in folder.iterdir() if not one.name.startswith(".")):
+            raise MashbillError(
+                f"`{folder}` holds files, but no store", why="nothing is overwritten", help="choose another `store`"
+            )
+        (folder / SHARDS).mkdir(parents=True, exist_ok=True)
+        write_text(file, plan.text)
+    before = Plan.read(folder)
+    if before.digest != plan.digest:
+        raise MashbillError(
+            f"`{folder}` is the store of something else: {', '.join(_differences(before, plan))}",
+            where=str(file),
+            why="answers of different teachers, rows or settings do not mix",
+            help="choose another `store`, or delete this one",
+        )
+
+
+def finish(folder: Path, plan: Plan) -> bool:
+    """Write the manifest if every shard is there, and say whether that is so."""
+    notes = [read_note(folder, one) for one in plan.shards]
+    if any(note is None for note in notes):
+        return False
+    shards = {one.name: asdict(note) for one, note in zip(plan.shards, notes, strict=True) if note is not None}
+    manifest = {"store": plan.digest, "shards": shards}
+    file = folder / MANIFEST
+    if not file.exists() or json.loads(file.read_text(encoding="utf-8")) != manifest:
+        write_json(file, manifest)
+    return True
+
+
+def _settled(
+    folder: Path, plan: Plan, shard: Shard, ask: Ask, claims: Claims, shown: Progress, reserve: int
+) -> bool:
+    if read_note(folder, shard) is None:
+        with claims.claimed(shard.number) as is_mine:
+            if not is_mine:
+                return False
+            if read_note(folder, shard) is None:  # It may have come between the look and the claim.
+                _require_room(folder, plan, shard, reserve)
+                _write(folder, plan, shard, ask(shard))
+    shown.advance(shard.n_positions)
+    return True
+
+
+def _write(folder: Path, plan: Plan, shard: Shard, answered: Answered) -> Note:
+    try:
+        return write_shard(folder, plan, shard, answered)
+    except OSError as error:
+        raise MashbillError(
+            f"cannot write shard {shard.name}: {error.strerror or error}",
+            where=str(folder / SHARDS),
+            help="make room or give the right to write; the same command goes on where this one stopped",
+        ) from error
+
+
+def expected_bytes(plan: Plan, n_positions: int) -> int:
+    """Estimate what positions take on the disk, generously: ids and numbers hardly compress."""
+    layout = plan.layout
+    of_entry = 4.5
+    return int(n_positions * (of_entry * min(layout.k, layout.n_entries) + 4 * (9 + len(layout.classes)))) + 2**16
+
+
+def _require_room(folder: Path, plan: Plan, shard: Shard, reserve: int) -> None:
+    free, needed = shutil.disk_usage(folder).free, expected_bytes(plan, shard.n_positions)
+    if free - needed < reserve:
+        raise MashbillError(
+            f"the disk is nearly full: {free / 2**20:,.0f} MiB are free, and the next shard may take"
+            f" {needed / 2**20:,.0f}",
+            where=str(folder),
+            why=f"{reserve / 2**20:,.0f} MiB are left free for others; every shard that is there is whole",
+            help="make room; the same command goes on where this one stopped",
+        )
+
+
+def _differences(before: Plan, plan: Plan) -> list[str]:
+    found = [
+        f"the teacher's {name} differs"
+        for name in sorted({*before.teacher, *plan.teacher})
+        if before.teacher.get(name) != plan.teacher.get(name)
+    ]
+    if before.vocabulary != plan.vocabulary:
+        found.append("the vocabulary differs")
+    if before.layout != plan.layout:
+        found.append("what is kept differs")
+    if before.shards != plan.shards:
+        found.append("the rows differ")
+    return found

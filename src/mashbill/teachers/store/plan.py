@@ -1,0 +1,140 @@
+"""What a store holds, said before the first answer: whose, about which rows, kept how, cut into which shards.
+
+Everything follows from the recipe and the rows, so that workers who never speak to each other write the same plan.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mashbill.errors import CorruptionError, MashbillError
+from mashbill.teachers.store.layout import Layout
+
+SCHEMA = 1
+FILE = "store.json"
+SHARDS = "shards"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some rows that are asked about together and lie in one file.
+
+    Attributes:
+        number: Place among the shards.
+        first: The first row.
+        n_rows: How many.
+        n_positions: Positions that count in them.
+        content: The sha256 of all that is asked about them.
+    """
+
+    number: int
+    first: int
+    n_rows: int
+    n_positions: int
+    content: str
+
+    @property
+    def name(self) -> str:
+        """Name of its file without the ending."""
+        return f"{self.number:06d}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The content of ``store.json``.
+
+    Attributes:
+        teacher: What pins the teacher down; see :meth:`mashbill.teachers.protocol.Teacher.identity`.
+        vocabulary: The sha256 of the student's map from ids to tokens.
+        layout: What is kept of a distribution.
+        shards: In the order of the rows.
+    """
+
+    teacher: Mapping[str, str]
+    vocabulary: str
+    layout: Layout
+    shards: tuple[Shard, ...]
+
+    @property
+    def n_rows(self) -> int:
+        """Rows in all shards."""
+        return sum(one.n_rows for one in self.shards)
+
+    @property
+    def n_positions(self) -> int:
+        """Positions that count in all shards."""
+        return sum(one.n_positions for one in self.shards)
+
+    @cached_property
+    def text(self) -> str:
+        """The file's text."""
+        values = {"schema": SCHEMA, "teacher": dict(sorted(self.teacher.items())), "vocabulary": self.vocabulary}
+        values |= {"layout": asdict(self.layout), "shards": [asdict(one) for one in self.shards]}
+        return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 of the file; every shard names it, so that none of another store is taken for one of this."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    @classmethod
+    def read(cls, folder: Path) -> "Plan":
+        """Read a store's plan.
+
+        Raises:
+            MashbillError: There is no store, or one of a later version.
+            CorruptionError: The file is no plan.
+        """
+        file = folder / FILE
+        try:
+            text = file.read_text(encoding="utf-8")
+            values = json.loads(text)
+        except FileNotFoundError as error:
+            raise MashbillError(
+                f"no store at `{folder}`", why=f"it has no {FILE}", help="capture it: mashbill capture RECIPE"
+            ) from error
+        except (OSError, ValueError) as error:
+            raise CorruptionError(f"cannot read `{file}`: {error}", help="capture the store again") from error
+        found = values.get("schema") if isinstance(values, dict) else None
+        if isinstance(found, int) and found > SCHEMA:
+            raise MashbillError(
+                f"`{file}` has schema {found}, and this version reads up to {SCHEMA}", help="upgrade mashbill"
+            )
+        try:
+            plan = cls._of(values)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptionError(f"`{file}` is no plan of a store: {error!r}", help="capture the store again") from error
+        if plan.text != text:
+            raise CorruptionError(f"`{file}` is not what was written", help="capture the store again")
+        return plan
+
+    @classmethod
+    def _of(cls, values: Mapping[str, Any]) -> "Plan":
+        layout = {**values["layout"], "classes": tuple(values["layout"]["classes"])}
+        shards = tuple(Shard(**one) for one in values["shards"])
+        return cls(values["teacher"], values["vocabulary"], Layout(**layout), shards)
+
+
+def cut(n_positions: Sequence[int], contents: Sequence[bytes], *, at_most: int) -> tuple[Shard, ...]:
+    """Cut rows into shards of at most so many positions, a row at least.
+
+    Args:
+        n_positions: Of each row.
+        contents: The sha256 of what is asked about each row.
+        at_most: Positions of a shard.
+    """
+    shards: list[Shard] = []
+    first = total = 0
+    for row in range(len(n_positions) + 1):
+        is_full = row > first and (row == len(n_positions) or total + n_positions[row] > at_most)
+        if is_full:
+            content = hashlib.sha256(b"".join(contents[first:row])).hexdigest()
+            shards.append(Shard(len(shards), first, row - first, total, content))
+            first, total = row, 0
+        if row < len(n_positions):
+            total += n_positions[row]
+    return tuple(shards)

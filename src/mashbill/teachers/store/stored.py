@@ -1,0 +1,159 @@
+"""A teacher that was asked before: its answers come from a store."""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mashbill.distributions.topk import TopK
+from mashbill.errors import MashbillError, TeacherError, VocabularyError
+from mashbill.teachers.positions import joined, spread
+from mashbill.teachers.protocol import Inputs, Scored
+from mashbill.teachers.store.columns import Answered, widened
+from mashbill.teachers.store.content import content_of
+from mashbill.teachers.store.files import read_index, read_note, read_shard
+from mashbill.teachers.store.plan import FILE, Plan, Shard
+from mashbill.teachers.vocabulary import Vocabulary
+
+_AHEAD = 1
+# Shards that are read while one is in use.
+
+
+class StoredTeacher:
+    """The answers of a teacher to rows that it was asked about once.
+
+    Args:
+        id: Name in the recipe.
+        folder: A store, or a folder of stores of one teacher about different rows.
+        vocabulary: The student's.
+        most_shards: Shards that are kept in memory, the last used ones.
+
+    Raises:
+        MashbillError: There is no store, or it is not complete, or stores are of different teachers.
+        VocabularyError: A store's ids mean something else.
+        CorruptionError: A plan is not what was written.
+    """
+
+    def __init__(self, id: str, folder: Path | str, vocabulary: Vocabulary, *, most_shards: int = 4) -> None:
+        self.id, self.folder = id, Path(folder)
+        inside = sorted(one.parent for one in self.folder.glob(f"*/{FILE}"))
+        self.plans = {one: Plan.read(one) for one in inside or [self.folder]}
+        self._most_shards = most_shards
+        self._kept: OrderedDict[tuple[Path, int], Answered] = OrderedDict()
+        for place, plan in self.plans.items():
+            self._require(place, plan, vocabulary)
+
+    def identity(self) -> Mapping[str, str]:
+        """Return what pins the teacher down that was asked, and the digests of the stores."""
+        (place, plan), *_ = self.plans.items()
+        return {**plan.teacher, "stores": " ".join(one.digest for one in self.plans.values())}
+
+    def score(self, inputs: Inputs) -> Scored:
+        """Return the stored answers to some rows, ``[B T]``.
+
+        Raises:
+            TeacherError: A row is not in the store, or was another one when the teacher was asked.
+            CorruptionError: A shard is not what was written.
+        """
+        parts, places = [], []
+        n_positions = inputs.mask.shape[1]
+        for b in range(len(inputs.row_ids)):
+            folder, shard, row = self._where(inputs, b)
+            answered = self._shard(folder, shard)
+            here = slice(int(answered.starts[row]), int(answered.starts[row + 1]))
+            parts.append(_slice(answered.scored, here))
+            places.append(b * n_positions + torch.from_numpy(answered.positions[here].astype(np.int64)))
+        widest = max(one.distribution.logprobs.shape[-1] for one in parts)
+        even = [Scored(widened(one.distribution, widest), one.statistics) for one in parts]
+        return spread(joined(even), torch.cat(places), (len(inputs.row_ids), n_positions))
+
+    def shards(self, *, seed: int | None = None) -> Iterator[Answered]:
+        """Stream all shards, the next one read while one is in use.
+
+        Args:
+            seed: Of the order; None for that of the rows.
+        """
+        each = [(folder, plan, shard) for folder, plan in self.plans.items() for shard in plan.shards]
+        order = np.arange(len(each)) if seed is None else np.random.default_rng(seed).permutation(len(each))
+        with ThreadPoolExecutor(max_workers=_AHEAD) as reader:
+            ahead: list[Future[Answered]] = []
+            for number in order:
+                ahead.append(reader.submit(read_shard, *each[number]))
+                if len(ahead) > _AHEAD:
+                    yield ahead.pop(0).result()
+            for one in ahead:
+                yield one.result()
+
+    @cached_property
+    def _places(self) -> dict[str, dict[bytes, tuple[Path, Shard, int]]]:
+        """Folder, shard and place of each row, by its id and by what was asked."""
+        found: dict[str, dict[bytes, tuple[Path, Shard, int]]] = {}
+        for folder, plan in self.plans.items():
+            for shard in plan.shards:
+                for place, (row_id, content) in enumerate(read_index(folder, shard)):
+                    found.setdefault(row_id, {})[content] = (folder, shard, place)
+        return found
+
+    def _where(self, inputs: Inputs, row: int) -> tuple[Path, Shard, int]:
+        row_id = inputs.row_ids[row]
+        known = self._places.get(row_id)
+        if known is None:
+            n_rows = sum(plan.n_rows for plan in self.plans.values())
+            raise TeacherError(
+                f"row `{row_id}` is not in the store of teacher `{self.id}`",
+                where=str(self.folder),
+                why=f"{n_rows:,} rows were captured, and this is none of them",
+                help="capture again with these rows",
+            )
+        found = known.get(content_of(inputs, row))
+        if found is None:
+            raise TeacherError(
+                f"row `{row_id}` is not the row that teacher `{self.id}` was asked about",
+                where=str(self.folder),
+                why="its text, its tokens or the positions that count have changed since",
+                help="capture again with these rows, or restore them",
+            )
+        return found
+
+    def _shard(self, folder: Path, shard: Shard) -> Answered:
+        key = (folder, shard.number)
+        if key not in self._kept:
+            self._kept[key] = read_shard(folder, self.plans[folder], shard)
+            if len(self._kept) > self._most_shards:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+    def _require(self, place: Path, plan: Plan, vocabulary: Vocabulary) -> None:
+        if plan.vocabulary != vocabulary.digest or plan.layout.n_entries != len(vocabulary):
+            raise VocabularyError(
+                f"the store of teacher `{self.id}` was captured for another vocabulary",
+                where=str(place),
+                why=f"its ids have sha256 {plan.vocabulary[:8]} and {plan.layout.n_entries:,} entries, "
+                f"the student's {vocabulary.digest[:8]} and {len(vocabulary):,}",
+                help="capture it again with this student's tokenizer",
+            )
+        if plan.teacher != next(iter(self.plans.values())).teacher:
+            raise MashbillError(
+                f"the stores of teacher `{self.id}` are of different teachers, or were asked differently",
+                where=str(place),
+                help="delete those that are out of date, and capture again",
+            )
+        n_missing = sum(one.n_rows for one in plan.shards if read_note(place, one) is None)
+        if n_missing > 0:
+            raise MashbillError(
+                f"the store of teacher `{self.id}` is not complete: {n_missing:,} of {plan.n_rows:,} rows are missing",
+                where=str(place),
+                help="run `mashbill capture` again; it goes on where it stopped",
+            )
+
+
+def _slice(scored: Scored, here: slice) -> Scored:
+    topk = scored.distribution
+    assert isinstance(topk, TopK), "a store keeps nothing else"
+    part = TopK(topk.ids[here], topk.logprobs[here], topk.log_tail[here], topk.n_entries)
+    return Scored(part, scored.statistics.rows(here))
