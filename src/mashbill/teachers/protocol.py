@@ -1,7 +1,7 @@
 """What a teacher is: rows in, one distribution and its statistics a position out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from mashbill.distributions.dense import Dense
@@ -34,10 +34,18 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Scored:
-    """A teacher's answer to a batch: a distribution a position, ``[B T ...]``, and its statistics."""
+    """A teacher's answer to a batch: a distribution a position, ``[B T ...]``, and its statistics.
+
+    Attributes:
+        distribution: Of each position.
+        statistics: Of the full distributions, whatever is kept of them.
+        refused: Place of each row that the teacher cannot answer for good, and why. Its distributions are even, all
+            tail, and its statistics those of an even distribution.
+    """
 
     distribution: Dense | TopK
     statistics: Statistics
+    refused: Mapping[int, str] = field(default_factory=dict)
 
 
 @runtime_checkable

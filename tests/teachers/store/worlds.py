@@ -14,6 +14,7 @@ from mashbill.teachers.store.layout import Layout
 from mashbill.teachers.store.plan import Plan, cut
 
 V = 300
+MOST_POSITIONS = 16
 CLASSES = ("rare", "common")
 
 
@@ -33,7 +34,9 @@ def truth(asked, *, temperature=1.0):
     each = []
     for row_id in asked.row_ids:
         seed = int.from_bytes(hashlib.sha256(row_id.encode()).digest()[:6], "little")
-        each.append(torch.randn(asked.mask.shape[1], V, generator=torch.Generator().manual_seed(seed)) * 3)
+        # A fixed number of them, since the last numbers drawn depend on how many are.
+        drawn = torch.randn(MOST_POSITIONS, V, generator=torch.Generator().manual_seed(seed)) * 3
+        each.append(drawn[: asked.mask.shape[1]])
     return Dense.from_logits(torch.stack(each) / temperature)
 
 
