@@ -7,7 +7,9 @@ can be without opening a model: types, ranges, and whether parts fit together. T
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from mashbill.teachers.endpoint.settings import require_url, require_variable
 
 
 def _filled(value: Any) -> Any:
@@ -63,8 +65,25 @@ class Student(Section):
         return self
 
 
+class Endpoint(Section):
+    """A model behind an HTTP interface like OpenAI's. No secret stands here, only where one is."""
+
+    url: Annotated[str, AfterValidator(require_url)]
+    model: Annotated[str, Field(min_length=1)]
+    form: Literal["auto", "vllm", "sglang", "completions", "steps", "chat"] = "auto"
+    key_variable: Annotated[str, AfterValidator(require_variable)] | None = None
+    concurrency: int = Field(default=8, ge=1, le=1024)
+    retries: int = Field(default=5, ge=0)
+    retry_budget: int = Field(default=10_000, ge=0)
+    timeout: Positive = 120.0
+    top_logprobs: int = Field(default=20, ge=1)
+
+
+_ORIGINS = {"model": "a local model", "plugin": "an installed plug-in", "endpoint": "a model behind HTTP"}
+
+
 class Teacher(Section):
-    """One teacher: a local model, a plug-in by name, or what one of them said before, from a store."""
+    """One teacher: a local model, a plug-in by name, an endpoint, or what one of them said before, from a store."""
 
     id: Name
     model: FilePath | None = None
@@ -73,6 +92,7 @@ class Teacher(Section):
     batch_size: int = Field(default=16, ge=1)
     top_k: int | None = Field(default=64, ge=1)
     plugin: Name | None = None
+    endpoint: Endpoint | None = None
     options: dict[str, Any] = {}
     labels: dict[str, str] = {}
     outside: Literal["condition", "tail"] = "condition"
@@ -80,13 +100,18 @@ class Teacher(Section):
 
     @model_validator(mode="after")
     def _one_origin(self) -> "Teacher":
-        if self.model is not None and self.plugin is not None:
-            raise ValueError("give only one of `model` (a local model) and `plugin` (an installed plug-in)")
-        if self.model is None and self.plugin is None and self.store is None:
-            raise ValueError(
-                "give one of `model` (a local model), `plugin` (an installed plug-in) and `store` (captured answers)"
-            )
+        given = [name for name in _ORIGINS if getattr(self, name) is not None]
+        known = [f"`{name}` ({what})" for name, what in _ORIGINS.items()]
+        if len(given) > 1:
+            raise ValueError(f"give only one of {', '.join(known[:-1])} and {known[-1]}")
+        if not given and self.store is None:
+            raise ValueError(f"give one of {', '.join(known)} and `store` (captured answers)")
         return self
+
+    @property
+    def can_be_asked(self) -> bool:
+        """Whether there is somebody to ask, and not only what was answered before."""
+        return any(getattr(self, name) is not None for name in _ORIGINS)
 
 
 class Data(Section):
