@@ -43,6 +43,23 @@ class TopK:
         rest = wide.masked_fill(wide <= numerics.LOG_ZERO, -torch.inf).scatter(-1, ids, -torch.inf)
         return cls(ids, kept, rest.logsumexp(dim=-1).clamp_min(numerics.LOG_ZERO), n_entries)
 
+    def cut(self, k: int) -> "TopK":
+        """Keep the ``k`` largest stored entries; the others join the tail.
+
+        Raises:
+            ValueError: ``k`` is below 1.
+        """
+        if k < 1:
+            raise ValueError(f"k={k!r} must be at least 1: a distribution needs an entry to hold")
+        if k >= self.ids.shape[-1]:
+            return self
+        wide = numerics.widen(self.logprobs).masked_fill(self.ids < 0, numerics.LOG_ZERO)
+        kept, slot = wide.topk(k, dim=-1)
+        # Summed over what is cut off, as in from_logprobs.
+        rest = wide.masked_fill(wide <= numerics.LOG_ZERO, -torch.inf).scatter(-1, slot, -torch.inf)
+        log_tail = torch.logaddexp(numerics.widen(self.log_tail), rest.logsumexp(dim=-1)).clamp_min(numerics.LOG_ZERO)
+        return TopK(self.ids.gather(-1, slot), kept, log_tail, self.n_entries)
+
     @property
     def positions(self) -> torch.Size:
         """Shape of the positions, ``[B T]``."""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -19,9 +20,25 @@ CHUNK_ENTRIES = 2**22
 """Float32 log-probabilities that exist at once, 16 MiB of them; a whole position at least."""
 
 
+@runtime_checkable
+class Reading(Protocol):
+    """How a teacher's output columns become a distribution over the student's ``V`` entries."""
+
+    n_entries: int
+
+    @property
+    def n_rows(self) -> int:
+        """Columns that the teacher must have at least."""
+        ...
+
+    def read(self, logits: Float[Tensor, "P _"]) -> Dense | TopK:
+        """Return all that the logits say of the student's entries."""
+        ...
+
+
 @dataclass(frozen=True)
 class Columns:
-    """How a teacher's output columns become the student's ``V`` entries.
+    """The reading of a teacher whose ids are the student's.
 
     Columns of ids that the student does not have get no mass; they go before anything is normalised.
 
@@ -32,6 +49,15 @@ class Columns:
 
     n_entries: int
     absent: Bool[Tensor, " V"]
+
+    @property
+    def n_rows(self) -> int:
+        """One for each id up to the student's greatest."""
+        return int((~self.absent).nonzero().max()) + 1
+
+    def read(self, logits: Float[Tensor, "P _"]) -> Dense:
+        """Return the whole distribution."""
+        return Dense(numerics.log_softmax(self.select(logits)))
 
     @classmethod
     def of(cls, student: Vocabulary) -> "Columns":
@@ -51,7 +77,7 @@ def score_logits(
     logits: Float[Tensor, "N _"],
     index: Int[Tensor, " P"],
     labels: Int[Tensor, " P"],
-    columns: Columns,
+    columns: Reading,
     *,
     top_k: int | None,
 ) -> Scored:
@@ -63,7 +89,7 @@ def score_logits(
         logits: Of all positions, in the model's dtype and on its device.
         index: Which of them count.
         labels: What those are about; ``-100`` where unknown.
-        columns: The student's entries.
+        columns: The student's entries, and what is said of them.
         top_k: Entries to keep; None keeps all.
 
     Returns:
@@ -74,10 +100,9 @@ def score_logits(
     parts = []
     for start in range(0, len(index), n_each):
         chunk = slice(start, start + n_each)
-        whole = Dense(numerics.log_softmax(columns.select(logits[index[chunk]])))
+        whole = columns.read(logits[index[chunk]])
         statistics = measure(whole, labels=labels[chunk])
-        kept = whole if top_k is None or top_k >= columns.n_entries else TopK.from_logprobs(whole.logprobs, k=top_k)
-        parts.append(Scored(_moved(kept), statistics.to("cpu")))
+        parts.append(Scored(_moved(_kept(whole, top_k)), statistics.to("cpu")))
     return joined(parts)
 
 
@@ -132,6 +157,12 @@ def require_numbers(scored: Scored, inputs: Inputs, *, teacher_id: str) -> None:
         why="NaN or infinite logits are no distribution; nothing was trained on them",
         help="check the teacher's weights, or load it with dtype float32 if it runs in float16",
     )
+
+
+def _kept(whole: Dense | TopK, top_k: int | None) -> Dense | TopK:
+    if top_k is None or top_k >= whole.n_entries:
+        return whole
+    return whole.cut(top_k) if isinstance(whole, TopK) else TopK.from_logprobs(whole.logprobs, k=top_k)
 
 
 def _moved(distribution: Dense | TopK) -> Dense | TopK:
