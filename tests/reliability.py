@@ -28,7 +28,7 @@ N_ROWS = 60
 
 
 def kills(n: int, place: Path) -> list[str]:
-    """Kill one of two workers at random moments, until ``n`` are dead, and compare each store with that of one worker."""
+    """Kill one of two workers at random moments, until ``n`` are dead, and compare stores with that of one worker."""
     asked, generator = inputs(N_ROWS), random.Random(0)
     capture(place / "alone", plan_of(asked), asking(asked), reserve=0)
     alone, n_kills, found = bytes_of(place / "alone"), 0, Counter()
@@ -67,7 +67,9 @@ def damages(n: int, place: Path) -> list[str]:
             each["unnamed"] += bool(told) and file.stem not in told
             shutil.rmtree(folder)
         unnoticed, unnamed = unnoticed + each["unnoticed"], unnamed + each["unnamed"]
-        lines.append(f"  {damage.__name__}: {each['n']}, unnoticed {each['unnoticed']}, file not named {each['unnamed']}")
+        lines.append(
+            f"  {damage.__name__}: {each['n']}, unnoticed {each['unnoticed']}, file not named {each['unnamed']}"
+        )
     total = n // len(DAMAGES) * len(DAMAGES)
     return [f"damages: {total}, unnoticed {_share(unnoticed, total)}, file not named {unnamed}", *lines]
 

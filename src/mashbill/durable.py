@@ -50,9 +50,14 @@ def write_text(path: Path, text: str) -> None:
         aside.write_text(text, encoding="utf-8")
 
 
+def json_text(value: Mapping[str, Any] | list[Any]) -> str:
+    """Return the one text that :func:`write_json` writes for a value: a file with any other text was changed."""
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, value: Mapping[str, Any] | list[Any]) -> None:
     """Write JSON whole or not at all; NaN and infinity are no JSON and raise ``ValueError``."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json_text(value))
 
 
 def write_tensors(path: Path, tensors: "Mapping[str, Tensor]", *, metadata: Mapping[str, str] | None = None) -> None:

@@ -40,7 +40,9 @@ def _share(text: str) -> tuple[int, int]:
     rank, _, world = text.partition("/")
     if not (rank.isdecimal() and world.isdecimal() and int(rank) < int(world)):
         raise MashbillError(
-            f"--shards {text} is no share", why="RANK counts machines from 0, WORLD is how many there are", help="--shards 0/8"
+            f"--shards {text} is no share",
+            why="RANK counts machines from 0, WORLD is how many there are",
+            help="--shards 0/8",
         )
     return int(rank), int(world)
 

@@ -153,9 +153,7 @@ def _tasks(loaded: Loaded, student: Student, corpora: Mapping[str, Corpus]) -> I
         for rows, corpus in corpora.items():
             shards = cut(corpus.n_counted.tolist(), contents(corpus), at_most=options.shard_positions)
             plan = Plan(identity, student.vocabulary.digest, layout, shards)
-            yield _Task(
-                spec, teacher, rows, corpus, folder_of(loaded.resolve(spec.store), rows), plan, spec.batch_size
-            )
+            yield _Task(spec, teacher, rows, corpus, folder_of(loaded.resolve(spec.store), rows), plan, spec.batch_size)
 
 
 def contents(corpus: Corpus) -> list[bytes]:
@@ -186,6 +184,7 @@ def _ask(task: _Task, shard: Shard) -> Answered:
                 np.array([0, len(where)]),
                 where.numpy(),
                 _nothing(task.plan.layout) if scored is None else _at(scored, row, where),
+                (scored.refused.get(row, "") if scored is not None else "",),
             )
     return joined([each[place] for place in index.tolist()])
 
@@ -193,16 +192,14 @@ def _ask(task: _Task, shard: Shard) -> Answered:
 def _listed(scored: Scored, k: int) -> Scored:
     if isinstance(scored.distribution, TopK):
         return scored
-    return Scored(TopK.from_logprobs(scored.distribution.logprobs, k=k), scored.statistics)
+    return Scored(TopK.from_logprobs(scored.distribution.logprobs, k=k), scored.statistics, scored.refused)
 
 
 def _at(scored: Scored, row: int, where: torch.Tensor) -> Scored:
     topk, statistics = scored.distribution, scored.statistics
     assert isinstance(topk, TopK), "made one before"
     here = TopK(topk.ids[row][where], topk.logprobs[row][where], topk.log_tail[row][where], topk.n_entries)
-    return Scored(
-        here, Statistics(**{f.name: getattr(statistics, f.name)[row][where] for f in fields(Statistics)})
-    )
+    return Scored(here, Statistics(**{f.name: getattr(statistics, f.name)[row][where] for f in fields(Statistics)}))
 
 
 def _nothing(layout: Layout) -> Scored:
@@ -223,7 +220,9 @@ def _summary(task: _Task) -> Captured:
         task.plan,
         sum(one.n_bytes for one in notes),
         sum(one.kept_mass for one in notes) / max(1, positions),
-        None if None in lost else sum(one for one in lost if one is not None) / max(1, positions),
+        None
+        if None in lost
+        else sum(one for one in lost if one is not None) / max(1, sum(one.n_measured for one in notes)),
         sum(one.encoded_bytes for one in notes) / max(1, kept),
         len(notes) == len(task.plan.shards),
     )
@@ -237,5 +236,3 @@ def estimate(tasks: Sequence[_Task]) -> int:
 def usual_workers() -> int:
     """Return how many cores there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-

@@ -75,8 +75,8 @@ def test_shards_of_another_place_or_time_are_noticed(whole, stale, tmp_path):
         else:  # a second copy under a name of its own
             shutil.copy(shards / "000000.parquet", shards / "000099.parquet")
         assert verify(folder).problems
+    plan = plan_of(inputs(N))
     with pytest.raises(MashbillError, match="another store"):
-        plan = plan_of(inputs(N))
         read_shard(tmp_path / "1", plan, plan.shards[2])
 
 

@@ -1,12 +1,12 @@
 """Small stores with answers drawn at random, which tests fill, damage and read."""
 
 import hashlib
-from dataclasses import replace
+from dataclasses import fields
 
 import numpy as np
 import torch
 
-from mashbill.distributions import Dense, TopK, measure
+from mashbill.distributions import Dense, Statistics, TopK, measure
 from mashbill.teachers.protocol import Inputs, Scored
 from mashbill.teachers.store.columns import Answered
 from mashbill.teachers.store.content import content_of
@@ -58,19 +58,23 @@ def answered(asked, rows, *, k=64, classes=CLASSES):
     )
     said = scored(here, k=k, classes=classes)
     topk = said.distribution
-    flat = Scored(
-        TopK(topk.ids[here.mask], topk.logprobs[here.mask], topk.log_tail[here.mask], V),
-        replace(said.statistics, **{n: getattr(said.statistics, n)[here.mask] for n in said.statistics.__annotations__}),
-    )
+    numbers = {field.name: getattr(said.statistics, field.name)[here.mask] for field in fields(said.statistics)}
+    kept = TopK(topk.ids[here.mask], topk.logprobs[here.mask], topk.log_tail[here.mask], V)
+    flat = Scored(kept, Statistics(**numbers))
     counts = here.mask.sum(1).numpy()
     return Answered(
         here.row_ids,
         tuple(content_of(here, n) for n in range(len(index))),
-        tuple(row[: int(m.nonzero().max()) + 1 if m.any() else 0].numpy() for row, m in zip(here.input_ids, here.mask)),
+        tuple(row[: _end(counted)].numpy() for row, counted in zip(here.input_ids, here.mask, strict=True)),
         np.concatenate([[0], counts.cumsum()]),
         here.mask.nonzero()[:, 1].numpy(),
         flat,
+        ("",) * len(index),
     )
+
+
+def _end(counted):
+    return int(counted.nonzero().max()) + 1 if counted.any() else 0
 
 
 def plan_of(asked, *, at_most=16, layout=None, teacher=None):

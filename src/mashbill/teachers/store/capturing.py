@@ -4,23 +4,22 @@ What is asked about a shard, and so its bytes, depends on nothing but the plan. 
 about again; one that is not is asked about by whoever claims it first.
 """
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from mashbill.durable import write_json, write_text
+from mashbill.durable import write_text
 from mashbill.errors import MashbillError
 from mashbill.progress import Progress, Silent
 from mashbill.teachers.store.claims import Claims
 from mashbill.teachers.store.columns import Answered
 from mashbill.teachers.store.files import Note, read_note, write_shard
+from mashbill.teachers.store.finishing import finish
 from mashbill.teachers.store.plan import FILE, SHARDS, Plan, Shard
 
-MANIFEST = "manifest.json"
 RESERVE = 2**28
 """Bytes of the disk that are left free."""
 _WAIT = 0.2
@@ -59,20 +58,42 @@ def capture(
     work: Work | None = None,
     progress: Progress | None = None,
     reserve: int = RESERVE,
+    go_on: Callable[[], bool] = lambda: True,
 ) -> None:
     """Ask about every shard that is not there yet, and return when all of this machine's are.
+
+    Args:
+        folder: Of the store; made if it is not there.
+        plan: What the store is to hold.
+        ask: Asks about a shard; whatever it raises ends the work, and what is there is kept.
+        work: Which shards are this machine's.
+        progress: Shown positions, how many a second, and so how long it will take.
+        reserve: Bytes of the disk that are left free.
+        go_on: Asked before each shard; the work ends early when it says no.
 
     Raises:
         MashbillError: The folder holds a store of something else, or the disk is nearly full; what is there is kept.
     """
+
+    def do(shard: Shard) -> None:
+        _sweep(folder, shard)
+        _require_room(folder, plan, shard, reserve)
+        _write(folder, plan, shard, ask(shard))
+
     begin(folder, plan)
-    shown, mine = progress or Silent(), (work or Work()).of(plan)
-    shown.start(sum(one.n_positions for one in mine), f"capturing {plan.teacher.get('source', '')}".strip())
+    mine = (work or Work()).of(plan)
+    left = [one for one in mine if read_note(folder, one) is None]
+    shown, started, done = progress or Silent(), time.monotonic(), 0
+    there = f", {len(mine) - len(left):,} of {len(mine):,} shards are there" if len(left) < len(mine) else ""
+    shown.start(sum(one.n_positions for one in left), f"capturing {plan.teacher.get('source', '')}{there}")
     with closing(Claims(folder)) as claims:
-        left = list(mine)
-        while left:
-            left = [one for one in left if not _settled(folder, plan, one, ask, claims, shown, reserve)]
-            if left:  # Another worker is at them, or dies at them.
+        while left and go_on():
+            settled = _first_settled(folder, left, claims, do)
+            left = [one for one in left if one not in settled]
+            done += (n_positions := sum(one.n_positions for one in settled))
+            if settled:
+                shown.advance(n_positions, **{"tokens/s": done / (time.monotonic() - started)})
+            else:  # Another worker is at them, or dies at them.
                 time.sleep(_WAIT)
     shown.done()
     finish(folder, plan)
@@ -82,51 +103,72 @@ def begin(folder: Path, plan: Plan) -> None:
     """Make the folder and its plan, or see that it is the same.
 
     Raises:
-        MashbillError: It is another one, or the folder holds something else.
+        MashbillError: It is another one, or the folder holds something else, or cannot be written to.
     """
     file = folder / FILE
     if not file.exists():
-        if folder.exists() and any(one for one in folder.iterdir() if not one.name.startswith(".")):
+        require_free(folder)
+        try:
+            (folder / SHARDS).mkdir(parents=True, exist_ok=True)
+            write_text(file, plan.text)
+        except OSError as error:
             raise MashbillError(
-                f"`{folder}` holds files, but no store", why="nothing is overwritten", help="choose another `store`"
-            )
-        (folder / SHARDS).mkdir(parents=True, exist_ok=True)
-        write_text(file, plan.text)
+                f"cannot write a store to `{folder}`: {error.strerror or error}", help="choose another `store`"
+            ) from error
+    require_same(folder, plan)
+
+
+def require_free(folder: Path) -> None:
+    """Refuse a folder that holds something that is no store.
+
+    Raises:
+        MashbillError: It does, or it is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise MashbillError(f"`{folder}` is a file, not a folder", help="choose another `store`")
+    if folder.is_dir() and any(one.name != SHARDS and not one.name.startswith(".") for one in folder.iterdir()):
+        raise MashbillError(
+            f"`{folder}` holds files, but no store", why="nothing is overwritten", help="choose another `store`"
+        )
+
+
+def require_same(folder: Path, plan: Plan) -> None:
+    """Refuse a folder that holds a store of something else.
+
+    Raises:
+        MashbillError: It is of another teacher, other rows or other settings.
+    """
     before = Plan.read(folder)
     if before.digest != plan.digest:
         raise MashbillError(
             f"`{folder}` is the store of something else: {', '.join(_differences(before, plan))}",
-            where=str(file),
+            where=str(folder / FILE),
             why="answers of different teachers, rows or settings do not mix",
             help="choose another `store`, or delete this one",
         )
 
 
-def finish(folder: Path, plan: Plan) -> bool:
-    """Write the manifest if every shard is there, and say whether that is so."""
-    notes = [read_note(folder, one) for one in plan.shards]
-    if any(note is None for note in notes):
-        return False
-    shards = {one.name: asdict(note) for one, note in zip(plan.shards, notes, strict=True) if note is not None}
-    manifest = {"store": plan.digest, "shards": shards}
-    file = folder / MANIFEST
-    if not file.exists() or json.loads(file.read_text(encoding="utf-8")) != manifest:
-        write_json(file, manifest)
-    return True
+def _first_settled(
+    folder: Path, left: Sequence[Shard], claims: Claims, do: Callable[[Shard], object]
+) -> Sequence[Shard]:
+    """Do the first shard that nobody is at; return it and those that others have done meanwhile."""
+    settled = []
+    for shard in left:
+        if read_note(folder, shard) is None:
+            with claims.claimed(shard.number) as is_mine:
+                if not is_mine:
+                    continue
+                if read_note(folder, shard) is None:  # It may have come between the look and the claim.
+                    do(shard)
+                    return [*settled, shard]
+        settled.append(shard)
+    return settled
 
 
-def _settled(
-    folder: Path, plan: Plan, shard: Shard, ask: Ask, claims: Claims, shown: Progress, reserve: int
-) -> bool:
-    if read_note(folder, shard) is None:
-        with claims.claimed(shard.number) as is_mine:
-            if not is_mine:
-                return False
-            if read_note(folder, shard) is None:  # It may have come between the look and the claim.
-                _require_room(folder, plan, shard, reserve)
-                _write(folder, plan, shard, ask(shard))
-    shown.advance(shard.n_positions)
-    return True
+def _sweep(folder: Path, shard: Shard) -> None:
+    """Remove what a killed worker left half written; whoever has claimed the shard is alone with these files."""
+    for aside in (folder / SHARDS).glob(f".{shard.name}.*"):
+        aside.unlink(missing_ok=True)
 
 
 def _write(folder: Path, plan: Plan, shard: Shard, answered: Answered) -> Note:
@@ -136,6 +178,7 @@ def _write(folder: Path, plan: Plan, shard: Shard, answered: Answered) -> Note:
         raise MashbillError(
             f"cannot write shard {shard.name}: {error.strerror or error}",
             where=str(folder / SHARDS),
+            why="every shard that is there is whole",
             help="make room or give the right to write; the same command goes on where this one stopped",
         ) from error
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 
 from mashbill import numerics
+from mashbill.distributions.dense import Dense
 from mashbill.distributions.statistics import Statistics
 from mashbill.distributions.topk import TopK
 from mashbill.errors import CorruptionError
@@ -23,6 +24,8 @@ NUMBERS = ("entropy", "entropy_low", "gini", "margin", "max_logprob", "label_log
 WHOLE = ("tokens", "positions", "n_kept", "ids", "units")
 REAL = ("log_tail", *NUMBERS, "class_mass")
 _DIGEST = 16
+TOLERANCE = 1e-2
+"""How far the probabilities of a position may be from 1 together: engines that compute in 16 bits round."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Answered:
         starts: Where each row's positions begin, and where the last one's end, ``[R + 1]``.
         positions: Place of each position in its row, ``[P]``.
         scored: Top entries and statistics, ``[P ...]``.
+        refused: Why the teacher cannot answer each row for good; empty for a row that it answered.
     """
 
     row_ids: tuple[str, ...]
@@ -44,11 +48,13 @@ class Answered:
     starts: np.ndarray
     positions: np.ndarray
     scored: Scored
+    refused: tuple[str, ...]
 
 
 def schema(layout: Layout, metadata: Mapping[str, str]) -> pa.Schema:
     """Return names and types of the columns."""
     named = [("row_id", pa.string()), ("content", pa.binary(32)), ("digest", pa.binary(_DIGEST))]
+    named += [("refused", pa.string())]
     named += [(name, pa.list_(pa.int32())) for name in WHOLE] + [(name, pa.list_(pa.float32())) for name in REAL]
     about = {"unit": repr(layout.unit), "n_entries": str(layout.n_entries), "classes": "\0".join(layout.classes)}
     return pa.schema(named, metadata={**about, **metadata})
@@ -58,25 +64,12 @@ def encode(answered: Answered, layout: Layout, metadata: Mapping[str, str]) -> p
     """Return the table of some answers; entries are sorted, the most probable first.
 
     Raises:
-        ValueError: A distribution has no top entries, or its values are not finite.
+        TypeError: A distribution is dense.
+        ValueError: What is given is no distribution.
     """
-    topk = answered.scored.distribution
-    if not isinstance(topk, TopK):
-        raise ValueError("scored.distribution is dense; keep its top entries first: TopK.from_logprobs(logprobs, k=k)")
-    order = topk.logprobs.argsort(dim=-1, descending=True, stable=True)
-    logprobs = topk.logprobs.gather(-1, order).double().cpu().numpy()
-    ids = topk.ids.gather(-1, order).cpu().numpy().astype(np.int32)
-    logprobs = np.where(ids >= 0, logprobs, numerics.LOG_ZERO)
-    n_kept = layout.n_kept(logprobs)
+    ids, logprobs, n_kept = _sorted(answered.scored.distribution, layout)
     is_kept = np.arange(logprobs.shape[1]) < n_kept[:, None]
-    cut = np.where(is_kept, 0.0, np.exp(logprobs)).sum(axis=1)
-    log_tail = np.logaddexp(topk.log_tail.double().cpu().numpy(), np.log(cut, where=cut > 0, out=np.full_like(cut, -np.inf)))
-    statistics = answered.scored.statistics
-    real = {"log_tail": log_tail, **{name: getattr(statistics, name).double().cpu().numpy() for name in NUMBERS}}
-    real["class_mass"] = statistics.class_mass.double().cpu().numpy()
-    for name, values in real.items():
-        if name != "label_logprob" and not np.isfinite(values).all():
-            raise ValueError(f"{name} is not finite; nothing that is no distribution is kept")
+    real = _numbers(answered.scored, np.where(is_kept, 0.0, np.exp(logprobs)).sum(axis=1), layout)
     starts, kept_before = answered.starts, np.concatenate([[0], np.cumsum(n_kept)])
     tokens = [np.asarray(row, dtype=np.int32) for row in answered.tokens]
     lists = {
@@ -89,10 +82,44 @@ def encode(answered: Answered, layout: Layout, metadata: Mapping[str, str]) -> p
     for name, values in real.items():
         width = values.shape[1] if values.ndim == 2 else 1
         lists[name] = _listed(values.astype(np.float32).reshape(-1), starts * width)
-    columns = {"row_id": pa.array(answered.row_ids), "content": pa.array(answered.content, pa.binary(32)), **lists}
+    columns = {"row_id": pa.array(answered.row_ids, pa.string()), "refused": pa.array(answered.refused, pa.string())}
+    columns |= {"content": pa.array(answered.content, pa.binary(32)), **lists}
     columns["digest"] = pa.array(_digests(columns), pa.binary(_DIGEST))
     named = schema(layout, metadata)
     return pa.table([columns[name] for name in named.names], schema=named)
+
+
+def _sorted(topk: Dense | TopK, layout: Layout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return ids and log-probabilities, the most probable first, ``[P S]``, and how many of them are kept, ``[P]``."""
+    if not isinstance(topk, TopK):
+        raise TypeError("scored.distribution is dense; keep its top entries first: TopK.from_logprobs(logprobs, k=k)")
+    if topk.n_entries != layout.n_entries:
+        raise ValueError(f"scored.distribution has {topk.n_entries:,} entries, but the plan says {layout.n_entries:,}")
+    order = topk.logprobs.argsort(dim=-1, descending=True, stable=True)
+    ids = topk.ids.gather(-1, order).cpu().numpy().astype(np.int32)
+    logprobs = topk.logprobs.gather(-1, order).double().cpu().numpy()
+    logprobs = np.where(ids >= 0, logprobs, numerics.LOG_ZERO)
+    total = np.exp(logprobs).sum(axis=1) + np.exp(topk.log_tail.double().cpu().numpy())
+    if not (np.abs(total - 1) <= TOLERANCE).all():  # nor is NaN
+        worst = total[np.nanargmax(np.abs(total - 1))] if np.isfinite(total).any() else np.nan
+        raise ValueError(f"probabilities of a position sum to {worst:.6g}; nothing that is no distribution is kept")
+    return ids, logprobs, layout.n_kept(logprobs)
+
+
+def _numbers(scored: Scored, cut: np.ndarray, layout: Layout) -> dict[str, np.ndarray]:
+    """Return log tails, with what was cut off, and statistics."""
+    topk, statistics = scored.distribution, scored.statistics
+    assert isinstance(topk, TopK), "sorted before"
+    n_classes = statistics.class_mass.shape[-1]
+    if n_classes != len(layout.classes):
+        raise ValueError(f"statistics.class_mass has {n_classes} classes, but the plan names {layout.classes!r}")
+    log_cut = np.log(cut, where=cut > 0, out=np.full_like(cut, -np.inf))
+    real = {"log_tail": np.logaddexp(topk.log_tail.double().cpu().numpy(), log_cut)}
+    real |= {name: getattr(statistics, name).double().cpu().numpy() for name in (*NUMBERS, "class_mass")}
+    for name, values in real.items():
+        if name != "label_logprob" and not np.isfinite(values).all():
+            raise ValueError(f"{name} is not finite; nothing that is no distribution is kept")
+    return real
 
 
 def decode(table: pa.Table, layout: Layout, *, where: str) -> Answered:
@@ -127,6 +154,7 @@ def decode(table: pa.Table, layout: Layout, *, where: str) -> Answered:
         starts,
         _values(columns["positions"]),
         Scored(topk, statistics),
+        tuple(columns["refused"].to_pylist()),
     )
 
 
@@ -144,10 +172,9 @@ def _digests(columns: Mapping[str, pa.Array]) -> list[bytes]:
     """Return a digest of each row's values."""
     listed = {name: (_values(columns[name]), _offsets(columns[name])) for name in (*WHOLE, *REAL)}
     found = []
-    for r, (row_id, content) in enumerate(
-        zip(columns["row_id"].to_pylist(), columns["content"].to_pylist(), strict=True)
-    ):
-        digest = hashlib.sha256(f"{row_id}\0".encode("utf-8", "surrogatepass") + content)
+    texts = (columns[name].to_pylist() for name in ("row_id", "content", "refused"))
+    for r, (row_id, content, refused) in enumerate(zip(*texts, strict=True)):
+        digest = hashlib.sha256(f"{row_id}\0{refused}\0".encode("utf-8", "surrogatepass") + content)
         for values, starts in listed.values():
             part = values[starts[r] : starts[r + 1]]
             digest.update(len(part).to_bytes(8, "little") + part.tobytes())
@@ -175,8 +202,10 @@ def _offsets(column: pa.ListArray) -> np.ndarray:
 def joined(each: Sequence[Answered]) -> Answered:
     """Put answers one after the other."""
     starts = np.cumsum([0, *(n for one in each for n in np.diff(one.starts))])
-    widest = max(one.scored.distribution.logprobs.shape[-1] for one in each)
-    lists = [widened(one.scored.distribution, widest) for one in each]
+    given = [one.scored.distribution for one in each]
+    widest = max(one.logprobs.shape[-1] for one in given)
+    lists = [widened(one, widest) for one in given if isinstance(one, TopK)]
+    assert len(lists) == len(each), "answers that are kept are lists"
     topk = TopK(
         torch.cat([one.ids for one in lists]),
         torch.cat([one.logprobs for one in lists]),
@@ -193,6 +222,7 @@ def joined(each: Sequence[Answered]) -> Answered:
         starts,
         np.concatenate([one.positions for one in each]),
         Scored(topk, statistics),
+        tuple(row for one in each for row in one.refused),
     )
 
 

@@ -5,22 +5,25 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
 from mashbill.distributions.topk import TopK
-from mashbill.durable import sha256_of, write_json, written_aside
+from mashbill.durable import json_text, sha256_of, write_json, written_aside
 from mashbill.errors import CorruptionError
 from mashbill.shapes import Tensor
 from mashbill.teachers.protocol import Scored
 from mashbill.teachers.store.columns import REAL, WHOLE, Answered, decode, encode
-from mashbill.teachers.store.plan import SHARDS, Plan, Shard
+from mashbill.teachers.store.plan import SHARDS, Plan, Shard, content_of_rows
 
 ROWS_AT_ONCE = 64
 """Rows of a row group: as many as one damaged page can make unreadable."""
+N_MEASURED = 256
+"""Positions of a shard on which the loss is measured."""
+_AGAIN = "delete `{shard.name}.parquet` and `{shard.name}.json`, and `mashbill capture` asks for these rows again"
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,11 @@ class Note:
         n_positions: Positions in it.
         n_kept: Entries kept in it.
         encoded_bytes: Bytes before compression of ids and log-probabilities together.
+        n_refused: Rows in it that the teacher cannot answer.
         kept_mass: Sum over positions of the mass of what is kept.
-        lost: Sum over positions of the KL divergence in nats from the teacher to what is kept with its tail spread
-            evenly; None where the teacher's own entropy is not known.
+        n_measured: Positions, evenly spaced, on which the loss was measured.
+        lost: Sum over those of the KL divergence in nats from the teacher's full distribution to what is kept with its
+            tail spread evenly; None where the teacher's own entropy is not known.
     """
 
     sha256: str
@@ -45,7 +50,9 @@ class Note:
     n_positions: int
     n_kept: int
     encoded_bytes: int
+    n_refused: int
     kept_mass: float
+    n_measured: int
     lost: float | None
 
 
@@ -58,26 +65,31 @@ def write_shard(folder: Path, plan: Plan, shard: Shard, answered: Answered) -> N
     """Write a shard and then its note, each whole or not at all.
 
     Raises:
+        ValueError: These are not the shard's rows, or what is given is no distribution.
         OSError: The disk is full, or not to be written to; nothing is left behind.
     """
+    if content_of_rows(answered.content) != shard.content or len(answered.positions) != shard.n_positions:
+        raise ValueError(f"these are not the {shard.n_rows:,} rows of shard {shard.name}, in their order")
     table = encode(answered, plan.layout, _metadata(plan, shard))
     path = path_of(folder, shard)
+    kept = decode(table, plan.layout, where=str(path)).scored
     with written_aside(path) as aside:
         _write(aside, table)
-        sha256, n_bytes = sha256_of(aside), aside.stat().st_size
-        encoded_bytes = _encoded_bytes(aside)
-    kept = decode(table, plan.layout, where=str(path)).scored
+        sha256, n_bytes, encoded_bytes = sha256_of(aside), aside.stat().st_size, _encoded_bytes(aside)
     topk = kept.distribution
     assert isinstance(topk, TopK), "it was encoded as one"
-    lost = lost_nats(answered.scored, kept)
+    sample = torch.linspace(0, max(0, len(topk.log_tail) - 1), min(N_MEASURED, len(topk.log_tail))).long()
+    lost = lost_nats(part_of(answered.scored, sample), part_of(kept, sample))
     note = Note(
         sha256,
         n_bytes,
         len(answered.row_ids),
         len(answered.positions),
-        int(np.sum(table["n_kept"].combine_chunks().flatten().to_numpy())),
+        int(topk.n_used.sum()),
         encoded_bytes,
+        sum(bool(reason) for reason in answered.refused),
         float((1 - topk.log_tail.double().exp()).sum()),
+        len(sample),
         None if lost is None else float(lost.sum()),
     )
     write_json(path.with_suffix(".json"), asdict(note))
@@ -92,17 +104,24 @@ def read_note(folder: Path, shard: Shard) -> Note | None:
     """
     path = path_of(folder, shard).with_suffix(".json")
     try:
-        note = Note(**json.loads(path.read_text(encoding="utf-8")))
+        text = path.read_text(encoding="utf-8")
+        note = Note(**json.loads(text))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError) as error:
         raise CorruptionError(
             f"cannot read the note of shard {shard.name}: {error}",
             where=str(path),
-            help="delete the note, and `mashbill capture` asks for these rows again",
+            why=f"the shard holds {shard.rows}",
+            help=_AGAIN.format(shard=shard),
         ) from error
-    if (note.n_rows, note.n_positions) != (shard.n_rows, shard.n_positions):
-        raise CorruptionError(f"the note of shard {shard.name} speaks of other rows", where=str(path))
+    if (note.n_rows, note.n_positions) != (shard.n_rows, shard.n_positions) or json_text(asdict(note)) != text:
+        raise CorruptionError(
+            f"the note of shard {shard.name} is not what was written",
+            where=str(path),
+            why=f"the shard holds {shard.rows}",
+            help=_AGAIN.format(shard=shard),
+        )
     return note
 
 
@@ -117,7 +136,7 @@ def read_shard(folder: Path, plan: Plan, shard: Shard) -> Answered:
         raise CorruptionError(
             f"shard {shard.name} of the store is missing",
             where=str(path),
-            why=f"its {shard.n_rows:,} rows were never captured, or its note was deleted",
+            why=f"it holds {shard.rows}; they were never captured, or the note {path.stem}.json was deleted",
             help="capture again; what is there is kept",
         )
     try:
@@ -134,7 +153,7 @@ def read_shard(folder: Path, plan: Plan, shard: Shard) -> Answered:
         answered = decode(file.read(), plan.layout, where=str(path))
     except (pa.ArrowException, OSError, ValueError, KeyError, IndexError) as error:
         raise _broken(path, shard, f"is no shard: {error}") from error
-    if hashlib.sha256(b"".join(answered.content)).hexdigest() != shard.content:
+    if content_of_rows(answered.content) != shard.content:
         raise _broken(path, shard, "holds other rows than the plan names")
     return answered
 
@@ -145,42 +164,54 @@ def read_index(folder: Path, shard: Shard) -> Sequence[tuple[str, bytes]]:
     Raises:
         CorruptionError: They cannot be read.
     """
-    path = path_of(folder, shard)
-    try:
-        table = pq.read_table(path, columns=["row_id", "content"], page_checksum_verification=True)
-        found = list(zip(table["row_id"].to_pylist(), table["content"].to_pylist(), strict=True))
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        raise _broken(path, shard, f"cannot be read: {error}") from error
-    if len(found) != shard.n_rows:
-        raise _broken(path, shard, f"holds {len(found):,} rows")
-    return found
+    return list(zip(*_columns(folder, shard, ("row_id", "content")), strict=True))
+
+
+def read_refused(folder: Path, shard: Shard) -> Sequence[tuple[str, str]]:
+    """Return the id of each row that the teacher cannot answer, and why.
+
+    Raises:
+        CorruptionError: They cannot be read.
+    """
+    columns = _columns(folder, shard, ("row_id", "refused"))
+    return [(row_id, reason) for row_id, reason in zip(*columns, strict=True) if reason]
+
+
+def part_of(scored: Scored, index: slice | Tensor) -> Scored:
+    """Return the answers at some positions of a flat one."""
+    topk = scored.distribution
+    assert isinstance(topk, TopK), "a store keeps nothing else"
+    part = TopK(topk.ids[index], topk.logprobs[index], topk.log_tail[index], topk.n_entries)
+    return Scored(part, scored.statistics.rows(index))
 
 
 def lost_nats(given: Scored, kept: Scored) -> Tensor | None:
     """Return ``KL(teacher || kept, tail spread evenly)`` at each position in nats, ``[P]``.
 
-    That is a cross-entropy less the teacher's entropy: what the teacher said where nothing was kept need not be known.
-    None if its entropy is not exact. Rounding of the entropy can make it less than 0 by some 1e-6.
+    That is a cross-entropy less the entropy of the teacher's full distribution: what the teacher said where nothing was
+    kept need not be known, since the kept tail is one value there. None if the entropy is not exact. Rounding of the
+    entropy can make it less than 0 by some 1e-6.
     """
     statistics, topk, full = given.statistics, kept.distribution, given.distribution
     assert isinstance(topk, TopK), "a store keeps nothing else"
     if not torch.equal(statistics.entropy, statistics.entropy_low):
         return None
-    p, logprobs = torch.where(topk.ids < 0, 0, topk.logprobs.double().exp()), topk.logprobs.double()
     if isinstance(full, TopK):
-        said = full.logprobs.double().exp().masked_fill(full.ids < 0, 0)
         at = (topk.ids.unsqueeze(-1) == full.ids.unsqueeze(-2)) & (topk.ids >= 0).unsqueeze(-1)
-        p = (at * said.unsqueeze(-2)).sum(dim=-1)
-    rest = 1 - p.sum(dim=-1)
-    share = topk.log_tail_share().double()
-    crossed = -(p * logprobs).sum(dim=-1) - torch.where(rest > 0, rest * share, 0)
+        said = torch.where(full.ids >= 0, full.logprobs.double().exp(), 0)
+        p = torch.where(at, said.unsqueeze(-2), 0).sum(dim=-1)
+    else:
+        p = full.logprobs.double().exp().gather(-1, topk.ids.clamp_min(0)).masked_fill(topk.ids < 0, 0)
+    rest = (1 - p.sum(dim=-1)).clamp_min(0)
+    crossed = -(p * topk.logprobs.double()).sum(dim=-1) - rest * topk.log_tail_share().double()
     return crossed - statistics.entropy.double()
 
 
 def _write(path: Path, table: pa.Table) -> None:
     # Neighbours in a sorted list differ by little, and so do row numbers: differences take fewer bits than numbers.
     encodings = {f"{name}.list.element": "DELTA_BINARY_PACKED" for name in WHOLE}
-    encodings |= {f"{name}.list.element": "PLAIN" for name in REAL} | dict.fromkeys(("row_id", "content", "digest"), "PLAIN")
+    encodings |= {f"{name}.list.element": "PLAIN" for name in REAL}
+    encodings |= dict.fromkeys(("row_id", "content", "digest", "refused"), "PLAIN")
     pq.write_table(
         table,
         path,
@@ -202,6 +233,18 @@ def _encoded_bytes(path: Path) -> int:
 
 def _metadata(plan: Plan, shard: Shard) -> Mapping[str, str]:
     return {"store": plan.digest, "shard": shard.name}
+
+
+def _columns(folder: Path, shard: Shard, names: Sequence[str]) -> Sequence[list[Any]]:
+    path = path_of(folder, shard)
+    try:
+        table = pq.read_table(path, columns=list(names), page_checksum_verification=True)
+        found = [table[name].to_pylist() for name in names]
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise _broken(path, shard, f"cannot be read: {error}") from error
+    if table.num_rows != shard.n_rows:
+        raise _broken(path, shard, f"holds {table.num_rows:,} rows")
+    return found
 
 
 def _damaged_rows(content: bytes) -> Sequence[str]:
@@ -228,6 +271,6 @@ def _broken(path: Path, shard: Shard, what: str, *, rows: Sequence[str] = ()) ->
     return CorruptionError(
         f"shard {shard.name} of the store {what}" + (f": row {named}" if rows else ""),
         where=str(path),
-        why=f"it holds rows {shard.first:,} to {shard.first + shard.n_rows - 1:,}",
-        help=f"delete `{path.name}` and `{path.stem}.json`, and `mashbill capture` asks for these rows again",
+        why=f"it holds {shard.rows}",
+        help=_AGAIN.format(shard=shard),
     )

@@ -5,7 +5,7 @@ Everything follows from the recipe and the rows, so that workers who never speak
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from mashbill.teachers.store.layout import Layout
 SCHEMA = 1
 FILE = "store.json"
 SHARDS = "shards"
+_AGAIN = "capture the store again"
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,12 @@ class Shard:
     def name(self) -> str:
         """Name of its file without the ending."""
         return f"{self.number:06d}"
+
+    @property
+    def rows(self) -> str:
+        """Its rows, for messages, counted from 0 in the store's order."""
+        last = self.first + self.n_rows - 1
+        return f"row {self.first:,}" if self.n_rows == 1 else f"rows {self.first:,} to {last:,}"
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,7 @@ class Plan:
                 f"no store at `{folder}`", why=f"it has no {FILE}", help="capture it: mashbill capture RECIPE"
             ) from error
         except (OSError, ValueError) as error:
-            raise CorruptionError(f"cannot read `{file}`: {error}", help="capture the store again") from error
+            raise CorruptionError(f"cannot read `{file}`: {error}", help=_AGAIN) from error
         found = values.get("schema") if isinstance(values, dict) else None
         if isinstance(found, int) and found > SCHEMA:
             raise MashbillError(
@@ -107,9 +114,9 @@ class Plan:
         try:
             plan = cls._of(values)
         except (KeyError, TypeError, ValueError) as error:
-            raise CorruptionError(f"`{file}` is no plan of a store: {error!r}", help="capture the store again") from error
+            raise CorruptionError(f"`{file}` is no plan of a store: {error!r}", help=_AGAIN) from error
         if plan.text != text:
-            raise CorruptionError(f"`{file}` is not what was written", help="capture the store again")
+            raise CorruptionError(f"`{file}` is not what was written", help=_AGAIN)
         return plan
 
     @classmethod
@@ -117,6 +124,11 @@ class Plan:
         layout = {**values["layout"], "classes": tuple(values["layout"]["classes"])}
         shards = tuple(Shard(**one) for one in values["shards"])
         return cls(values["teacher"], values["vocabulary"], Layout(**layout), shards)
+
+
+def content_of_rows(contents: Iterable[bytes]) -> str:
+    """Return the sha256 of all that is asked about some rows, from that of each."""
+    return hashlib.sha256(b"".join(contents)).hexdigest()
 
 
 def cut(n_positions: Sequence[int], contents: Sequence[bytes], *, at_most: int) -> tuple[Shard, ...]:
@@ -132,7 +144,7 @@ def cut(n_positions: Sequence[int], contents: Sequence[bytes], *, at_most: int) 
     for row in range(len(n_positions) + 1):
         is_full = row > first and (row == len(n_positions) or total + n_positions[row] > at_most)
         if is_full:
-            content = hashlib.sha256(b"".join(contents[first:row])).hexdigest()
+            content = content_of_rows(contents[first:row])
             shards.append(Shard(len(shards), first, row - first, total, content))
             first, total = row, 0
         if row < len(n_positions):

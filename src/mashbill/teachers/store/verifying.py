@@ -1,14 +1,13 @@
 """Whether a store is what was written: every byte hashed again, every row proved, nothing missing, nothing too much."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mashbill.errors import CorruptionError
 from mashbill.progress import Progress, Silent
-from mashbill.teachers.store.capturing import MANIFEST
 from mashbill.teachers.store.files import Note, path_of, read_note, read_shard
+from mashbill.teachers.store.finishing import MANIFEST, read_manifest, require_dead_letters
 from mashbill.teachers.store.plan import SHARDS, Plan
 
 
@@ -82,16 +81,18 @@ def _manifest_problems(
     folder: Path, plan: Plan, notes: dict[str, Note], *, is_whole: bool
 ) -> Sequence[CorruptionError]:
     file = folder / MANIFEST
-    if not file.exists():
+    try:
+        manifest = read_manifest(folder)
+        if manifest is not None:
+            require_dead_letters(folder, manifest)
+    except CorruptionError as problem:
+        return [problem]
+    if manifest is None:
         help = "run `mashbill capture` again: it has nothing to ask, and writes it"
         return [CorruptionError("the manifest is missing", where=str(file), help=help)] if is_whole else []
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-        stored, shards = manifest["store"], dict(manifest["shards"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return [CorruptionError(f"cannot read the manifest: {error!r}", where=str(file), help="delete it")]
-    if stored != plan.digest:
+    if manifest["store"] != plan.digest:
         return [CorruptionError("the manifest is that of another store", where=str(file), help="delete it")]
+    shards = manifest["shards"]
     differing = [name for name, note in notes.items() if shards.get(name) != asdict(note)]
     return [
         CorruptionError(
