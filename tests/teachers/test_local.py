@@ -186,10 +186,11 @@ def test_identity_pins_the_weights_and_not_the_folder(llama, build, tmp_path):
 def test_the_model_is_opened_late_and_can_go(llama, inputs):
     teacher = LocalCausalLM("t", llama.path, llama.vocabulary)
     teacher.identity()
-    assert "model" not in vars(teacher)
+    assert not teacher.lease.is_open
     first = teacher.score(inputs)
+    assert teacher.lease.is_open
     teacher.release()
-    assert "model" not in vars(teacher)
+    assert not teacher.lease.is_open
     assert torch.equal(teacher.score(inputs).distribution.logprobs, first.distribution.logprobs)
 
 

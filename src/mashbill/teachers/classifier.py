@@ -5,7 +5,6 @@ that give several labels at once.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,12 @@ import torch
 from mashbill.distributions.statistics import measure
 from mashbill.errors import MashbillError, TeacherError
 from mashbill.shapes import Float, Tensor
+from mashbill.teachers.adapter_folder import AdapterFolder
+from mashbill.teachers.bases import Base, Bases, OffLoad, model_folder
 from mashbill.teachers.folder import ModelFolder
 from mashbill.teachers.labels import LabelMap, Outside
-from mashbill.teachers.opening import DType, by_length, open_model, open_tokenizer
+from mashbill.teachers.opening import DType, by_length, open_tokenizer
+from mashbill.teachers.placing import DeviceMap, Place
 from mashbill.teachers.protocol import Inputs, Scored
 from mashbill.teachers.vocabulary import Vocabulary
 
@@ -33,13 +35,19 @@ class LocalClassifier:
         student_labels: The student's labels, in the order of axis ``V``.
         mapping: ``{label of the teacher: label of the student}``; other labels map to the same text.
         outside: What becomes of the mass on labels that the student lacks, as for plug-ins.
+        adapter: Folder of a LoRA adapter for the model; needs the package ``peft``.
         dtype: Of weights and activations.
         batch_size: Texts in a forward pass.
         device: Where the model runs; answers are on the CPU.
+        device_map: Several devices instead of one, as ``accelerate`` takes them.
+        off_load: What becomes of the model while others answer; see :mod:`mashbill.teachers.bases`.
+        is_trusted: Code that lies in the folder may run.
+        source: What the model is called in messages and records; the folder's name if left out.
+        bases: Open models to share; teachers with the same model, dtype and device have it in memory once.
 
     Raises:
         MashbillError: The folder is missing or holds what must not be loaded, or the model is no single-label
-            classifier.
+            classifier; the adapter or the device is none.
         VocabularyError: No label is common, or ``mapping`` names a label that does not exist.
     """
 
@@ -51,14 +59,26 @@ class LocalClassifier:
         *,
         mapping: Mapping[str, str] | None = None,
         outside: Outside = "condition",
+        adapter: Path | str | None = None,
         dtype: DType = "float32",
         batch_size: int = 16,
         device: str = "cpu",
+        device_map: DeviceMap | None = None,
+        off_load: OffLoad = "auto",
+        is_trusted: bool = False,
+        source: str | None = None,
+        bases: Bases | None = None,
     ) -> None:
-        self.id, self.folder = id, ModelFolder(Path(path))
+        self.id, self.source = id, source or Path(path).name
+        self.folder = model_folder(path, None, is_trusted=is_trusted)
+        self.folder.require_head("classifier", teacher_id=id)
         self.outside: Outside = outside
         self.dtype: DType = dtype
-        self.batch_size, self.device = batch_size, device
+        self.batch_size = batch_size
+        self.adapter = None if adapter is None else AdapterFolder(Path(adapter))
+        if self.adapter is not None:
+            self.adapter.require_base(self.source, "classifier", teacher_id=id)
+        self.place = Place.of(device, device_map, teacher_id=id)
         native = _class_names(self.folder, id)
         self.labels = LabelMap.build(native, tuple(student_labels), mapping or {}, teacher_id=id)
         self._tokenizer = open_tokenizer(self.folder, teacher_id=id)
@@ -68,6 +88,9 @@ class LocalClassifier:
                 where=f"teachers.{id}",
                 help="set `batch_size: 1`, or name a `pad_token` in tokenizer_config.json",
             )
+
+        base = Base("AutoModelForSequenceClassification", self.folder, dtype, self.place)
+        self.lease = (bases or Bases()).lease(base, teacher_id=id, adapter=self.adapter, off_load=off_load)
 
     @property
     def covered(self) -> tuple[str, ...]:
@@ -79,18 +102,17 @@ class LocalClassifier:
         """The student's labels that this teacher cannot name."""
         return self.labels.uncovered
 
-    @cached_property
+    @property
     def model(self) -> Any:
-        """The model, opened at its first use."""
-        name = "AutoModelForSequenceClassification"
-        model = open_model(name, self.folder, teacher_id=self.id, dtype=self.dtype, device=self.device)
+        """The model, opened at its first use; it speaks as this teacher until another one asks for it."""
+        model = self.lease.model()
         if model.config.pad_token_id is None:
             model.config.pad_token_id = self._tokenizer.pad_token_id
         return model
 
     def release(self) -> None:
-        """Let the model go; the next question opens it again."""
-        self.__dict__.pop("model", None)
+        """Say that there are no more questions for now; the next one opens the model again if it had to go."""
+        self.lease.done()
 
     def score(self, inputs: Inputs) -> Scored:
         """Return a distribution over the student's labels for each row, ``[B 1 S]``.
@@ -98,10 +120,10 @@ class LocalClassifier:
         Raises:
             TeacherError: Logits are not numbers; names the row.
         """
-        encoded = self._encode(inputs.texts)
+        encoded, model = self._encode(inputs.texts), self.model
         logprobs = torch.empty(len(encoded), len(self.labels.native))
         for rows in by_length(torch.tensor([len(ids) for ids in encoded]), self.batch_size):
-            logprobs[rows] = self._forward([encoded[row] for row in rows.tolist()])
+            logprobs[rows] = self._forward(model, [encoded[row] for row in rows.tolist()])
         broken = logprobs.isnan().any(dim=1)
         if bool(broken.any()):
             raise TeacherError(
@@ -117,21 +139,23 @@ class LocalClassifier:
         """Return the sha256 of weights and configuration, the tokenizer, and every option that changes answers."""
         return {
             "kind": "classifier",
-            "source": self.folder.path.name,
-            **self.folder.pins,
+            "source": self.source,
+            **self.lease.pins(),
             "tokenizer": Vocabulary.from_tokenizer(self._tokenizer).digest,
             "labels": self.labels.digest,
             "outside": self.outside,
             "dtype": self.dtype,
+            **({} if self.place.kind == "cpu" else {"device": self.place.kind}),
         }
 
     @torch.no_grad()
-    def _forward(self, encoded: list[list[int]]) -> Float[Tensor, "B N"]:
+    def _forward(self, model: Any, encoded: list[list[int]]) -> Float[Tensor, "B N"]:
         ids = torch.full((len(encoded), max(len(one) for one in encoded)), self._tokenizer.pad_token_id or 0)
         attended = torch.zeros_like(ids)
         for row, one in enumerate(encoded):
             ids[row, : len(one)], attended[row, : len(one)] = torch.tensor(one), 1
-        logits = self.model(input_ids=ids.to(self.device), attention_mask=attended.to(self.device)).logits
+        device = model.get_input_embeddings().weight.device
+        logits = model(input_ids=ids.to(device), attention_mask=attended.to(device)).logits
         return torch.log_softmax(logits.float(), dim=-1).cpu()
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:

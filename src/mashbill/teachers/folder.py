@@ -1,23 +1,31 @@
 """A model folder, looked at before anything in it is opened.
 
 Weights are safetensors or GGUF; anything that could run code when it is loaded (pickles, a configuration that names
-code of its own) is refused. This module does not import torch.
+code of its own) is refused. Code that lies in the folder itself may be allowed, for one teacher at a time. This module
+does not import torch.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mashbill.errors import MashbillError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+Kind = Literal["causal_lm", "classifier"]
+_ENCODERS = ("ForMaskedLM", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
+_WRONG_HEADS: dict[Kind, tuple[str, ...]] = {
+    "causal_lm": ("ForSequenceClassification", *_ENCODERS),
+    "classifier": ("ForCausalLM", "LMHeadModel", *_ENCODERS),
+}
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,8 @@ class ModelFolder:
     Attributes:
         path: The folder.
         gguf_file: Name of the GGUF file in it; None for safetensors.
+        is_trusted: Code that lies in the folder itself may run. Whoever says so knows which code that is: see
+            :func:`mashbill.teachers.hub.snapshot`.
 
     Raises:
         MashbillError: A file is missing, or the folder holds what must not be loaded.
@@ -34,6 +44,7 @@ class ModelFolder:
 
     path: Path
     gguf_file: str | None = None
+    is_trusted: bool = False
 
     def __post_init__(self) -> None:
         if not self.path.is_dir():
@@ -43,7 +54,8 @@ class ModelFolder:
             )
         _ = self.weight_files
         for name in ("config.json", "tokenizer_config.json"):
-            _require_no_code(self.path / name, needed=name == "config.json" and self.gguf_file is None)
+            needed = name == "config.json" and self.gguf_file is None
+            _require_no_code(self.path / name, needed=needed, is_trusted=self.is_trusted)
 
     @cached_property
     def weight_files(self) -> tuple[Path, ...]:
@@ -51,7 +63,7 @@ class ModelFolder:
         if self.gguf_file is not None:
             return (self._gguf(),)
         if (self.path / INDEX).is_file():
-            names = sorted(set(_read_json(self.path / INDEX).get("weight_map", {}).values()))
+            names = sorted(set(read_json(self.path / INDEX).get("weight_map", {}).values()))
             return tuple(self._inside(name) for name in names)
         if not (self.path / SINGLE).is_file():
             self._refuse_missing_weights()
@@ -60,20 +72,51 @@ class ModelFolder:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The content of ``config.json``; empty for GGUF, which carries its own."""
-        return {} if self.gguf_file is not None else _read_json(self.path / "config.json")
+        return {} if self.gguf_file is not None else read_json(self.path / "config.json")
 
     @cached_property
     def pins(self) -> dict[str, str]:
-        """What identifies the model whatever the folder is called: sha256 of weights and of the configuration."""
-        whole = hashlib.sha256()
-        for file in self.weight_files:
-            for block in _blocks(file):
-                whole.update(block)
+        """What identifies the model whatever the folder is called: sha256 of weights, configuration and code."""
         config = self.path / "config.json"
-        return {
-            "sha256": whole.hexdigest(),
-            "config": hashlib.sha256(config.read_bytes()).hexdigest() if config.is_file() else "",
+        found = {
+            "sha256": digest_of(self.weight_files),
+            "config": digest_of((config,)) if config.is_file() else "",
         }
+        return found | ({"code": digest_of(sorted(self.path.rglob("*.py")))} if self.is_trusted else {})
+
+    @cached_property
+    def n_parameters(self) -> int:
+        """Numbers in the weights; of GGUF, which packs them, the most that its size allows."""
+        if self.gguf_file is not None:
+            return 2 * self.weight_files[0].stat().st_size
+        headers = [read_header(file) for file in self.weight_files]
+        return sum(math.prod(tensor["shape"]) for header in headers for tensor in header.values())
+
+    def wrong_head(self, kind: Kind) -> str | None:
+        """Return the architecture that the folder holds if no teacher of this kind can have it.
+
+        ``transformers`` opens some of them all the same: an encoder, which sees what it should predict, or a decoder
+        whose other half is missing.
+        """
+        heads = [str(name) for name in self.config.get("architectures") or ()]
+        wrong = [name for name in heads if name.endswith(_WRONG_HEADS[kind])]
+        if kind == "causal_lm" and self.config.get("is_encoder_decoder"):
+            wrong += heads or ["encoder-decoder"]
+        return wrong[0] if wrong else None
+
+    def require_head(self, kind: Kind, *, teacher_id: str) -> None:
+        """Refuse another kind of model.
+
+        Raises:
+            MashbillError: The configuration names one.
+        """
+        if wrong := self.wrong_head(kind):
+            raise MashbillError(
+                f"the model of teacher `{teacher_id}` is a {wrong}, and a {kind} is needed",
+                where=f"teachers.{teacher_id} ({self.path / 'config.json'})",
+                why="another head would be made up of random numbers, or would have seen what it is to predict",
+                help="use a model that was trained as a " + {"causal_lm": "causal language model"}.get(kind, kind),
+            )
 
     def _gguf(self) -> Path:
         file = self._inside(str(self.gguf_file))
@@ -107,23 +150,39 @@ class ModelFolder:
         )
 
 
-def _require_no_code(file: Path, *, needed: bool) -> None:
-    if not file.is_file():
-        if needed:
-            raise MashbillError(f"no {file.name} in `{file.parent}`", help="a model folder needs its configuration")
-        return
-    config = _read_json(file)
-    attention = str(config.get("_attn_implementation_internal") or config.get("_attn_implementation") or "")
-    if "auto_map" in config or "/" in attention:
-        named = config.get("auto_map") or attention
-        raise MashbillError(
-            f"`{file}` names code to run: {json.dumps(named)[:120]}",
-            why="code from a model folder is never run",
-            help="use a model that transformers knows, or serve this one and use it through a plug-in",
-        )
+def read_header(file: Path) -> dict[str, dict[str, Any]]:
+    """Return the tensors of a safetensors file by name: ``dtype`` and ``shape``.
+
+    Raises:
+        MashbillError: It is no such file.
+    """
+    try:
+        with file.open("rb") as stream:
+            n_bytes = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(min(n_bytes, file.stat().st_size)))
+        header.pop("__metadata__", None)
+        _ = [tensor["shape"] for tensor in header.values()]
+    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
+        raise MashbillError(f"`{file}` is no safetensors file: {error}", help="copy or convert it again") from error
+    return header
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def digest_of(files: Iterable[Path]) -> str:
+    """Return the sha256 of some files, one after the other."""
+    whole = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                whole.update(block)
+    return whole.hexdigest()
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Raises:
+        MashbillError: There is none.
+    """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -133,7 +192,24 @@ def _read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def _blocks(file: Path) -> Iterator[bytes]:
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            yield block
+def _require_no_code(file: Path, *, needed: bool, is_trusted: bool) -> None:
+    if not file.is_file():
+        if needed:
+            raise MashbillError(f"no {file.name} in `{file.parent}`", help="a model folder needs its configuration")
+        return
+    config = read_json(file)
+    attention = str(config.get("_attn_implementation_internal") or config.get("_attn_implementation") or "")
+    code = config.get("auto_map")
+    if is_trusted and "--" in json.dumps(code):
+        raise MashbillError(
+            f"`{file}` names code of another repository: {json.dumps(code)[:120]}",
+            why="a revision pins the code of its own repository only",
+            help="use a model whose code lies beside it",
+        )
+    if "/" in attention or ("auto_map" in config and not is_trusted):
+        raise MashbillError(
+            f"`{file}` names code to run: {json.dumps(code or attention)[:120]}",
+            why="code from a model folder is never run",
+            help="use a model that transformers has; or, if you have read the code, one of the hub with its commit as "
+            "`revision` and `trust_remote_code: true`; or serve this one and use it through a plug-in",
+        )

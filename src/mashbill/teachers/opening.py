@@ -1,4 +1,7 @@
-"""Opening what lies in a model folder, through ``transformers``, without network and without foreign code."""
+"""Opening what lies in a model folder, through ``transformers``, without network.
+
+Code that comes with a model runs only where the folder is trusted: see :mod:`mashbill.teachers.folder`.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +12,7 @@ import torch
 from mashbill.errors import MashbillError
 from mashbill.shapes import Int, Tensor
 from mashbill.teachers.folder import ModelFolder
+from mashbill.teachers.placing import Place
 
 DType = Literal["float32", "bfloat16", "float16"]
 
@@ -22,13 +26,14 @@ def open_tokenizer(folder: ModelFolder, *, teacher_id: str) -> Any:
     return _from_pretrained("AutoTokenizer", folder, teacher_id)
 
 
-def open_model(auto_class: str, folder: ModelFolder, *, teacher_id: str, dtype: DType, device: str) -> Any:
+def open_model(auto_class: str, folder: ModelFolder, *, teacher_id: str, dtype: DType, place: Place) -> Any:
     """Return the folder's model, ready to answer: evaluation mode, no gradients.
 
     Raises:
         MashbillError: It cannot be opened, or its files lack some of its weights.
     """
-    safely = {} if folder.gguf_file else {"use_safetensors": True}
+    safely: dict[str, Any] = {} if folder.gguf_file else {"use_safetensors": True}
+    safely |= place.options
     model, report = _from_pretrained(
         auto_class, folder, teacher_id, dtype=getattr(torch, dtype), output_loading_info=True, **safely
     )
@@ -40,7 +45,23 @@ def open_model(auto_class: str, folder: ModelFolder, *, teacher_id: str, dtype: 
             why="a teacher with random weights would teach noise",
             help=f"the folder must hold a whole model for {auto_class.removeprefix('Auto')}",
         )
-    return model.to(device).eval().requires_grad_(requires_grad=False)
+    if place.device_map is None:
+        model = model.to(place.device)
+    return model.eval().requires_grad_(requires_grad=False)
+
+
+def context_length(config: Any) -> int | None:
+    """Return how many tokens a model of this configuration can read at once; None if nothing bounds it.
+
+    Positions that are stretched after training count as far as the configuration stretches them.
+    """
+    text = config.get_text_config()
+    most = getattr(text, "max_position_embeddings", None)
+    if not isinstance(most, int) or most < 1:
+        return None
+    stretch = getattr(text, "rope_parameters", None) or {}
+    trained = stretch.get("original_max_position_embeddings") or most
+    return max(most, int(trained * float(stretch.get("factor") or 1))) if isinstance(stretch, dict) else most
 
 
 def by_length(lengths: Int[Tensor, " B"], batch_size: int) -> Iterator[Int[Tensor, " b"]]:
@@ -62,7 +83,7 @@ def _from_pretrained(auto_class: str, folder: ModelFolder, teacher_id: str, **op
     try:
         with _quiet(transformers.utils.logging):
             return getattr(transformers, auto_class).from_pretrained(
-                folder.path, local_files_only=True, trust_remote_code=False, **options
+                folder.path, local_files_only=True, trust_remote_code=folder.is_trusted, **options
             )
     except Exception as error:  # transformers raises whatever its parts raise
         raise MashbillError(
