@@ -17,13 +17,14 @@ from mashbill import numerics
 from mashbill.distributions.dense import Dense
 from mashbill.distributions.statistics import Statistics
 from mashbill.distributions.topk import TopK
+from mashbill.durable import sha256_of, write_json, written_aside
 from mashbill.errors import CorruptionError, MashbillError, NumericError, TeacherError
 from mashbill.progress import Progress, Silent
 from mashbill.shapes import Bool, Int, Tensor
 from mashbill.teachers.protocol import Scored, Teacher
 from mashbill.teachers.store.stored import StoredTeacher
 from mashbill.train.corpus import Corpus, Ragged
-from mashbill.durable import sha256_of, write_json, write_tensors
+from mashbill.train.spool import Spool
 
 FORMAT = "2"
 """Changes when files written before can no longer be read as they were meant."""
@@ -41,7 +42,8 @@ class Targets:
         slots: For each position of each row, the place of its answer in the tensors below; 0 stands for *none asked*,
             an even distribution.
         n_entries: ``V``.
-        tensors: ``logprobs`` ``[A S]`` (``[A V]`` if dense), ``ids`` and ``log_tail`` of a top-k, and the statistics.
+        tensors: ``logprobs`` ``[A S]`` (``[A V]`` if dense), ``ids`` and ``log_tail`` of a top-k, and the statistics;
+            pages of a file, which the system reads when they are wanted and takes back when memory is short.
     """
 
     teacher: str
@@ -58,7 +60,7 @@ class Targets:
         statistics = Statistics(**{name: taken[name] for name in STATISTICS})
         if "ids" not in taken:
             return Scored(Dense(taken["logprobs"]), statistics)
-        return Scored(TopK(taken["ids"], taken["logprobs"], taken["log_tail"], self.n_entries), statistics)
+        return Scored(TopK(taken["ids"].long(), taken["logprobs"], taken["log_tail"], self.n_entries), statistics)
 
 
 def collect(
@@ -69,13 +71,14 @@ def collect(
     Raises:
         CorruptionError: A cached file's bytes have changed.
         NumericError: The teacher gave a value that is not finite; names teacher, row and position.
+        TeacherError: The teacher refuses rows.
     """
     identity = dict(teacher.identity())
     digest = _digest(teacher.id, identity, corpus)
     path = directory / f"{digest}.safetensors"
     if not path.with_suffix(".json").is_file() or not path.is_file():
-        tensors, n_entries = _ask(teacher, corpus, progress or Silent(), batch_size)
-        write_tensors(path, tensors)
+        with written_aside(path) as aside:
+            n_entries = _ask(teacher, corpus, progress or Silent(), batch_size, aside)
         record = {"sha256": sha256_of(path), "teacher": teacher.id, "identity": identity, "corpus": corpus.digest}
         write_json(path.with_suffix(".json"), {**record, "n_entries": n_entries, "format": FORMAT})
     return _read(path, teacher.id, digest, corpus)
@@ -94,6 +97,7 @@ def require_answers(teachers: Sequence[Teacher], corpus: Corpus) -> list[Scored]
     for teacher in teachers:
         try:
             answers.append(teacher.score(inputs))
+            _require_answered(teacher.id, answers[-1], inputs.row_ids)
             _require_finite(teacher.id, answers[-1], inputs.mask, inputs.row_ids)
         except (TeacherError, NumericError) as error:
             raise MashbillError(error.what, where=error.where, why=error.why, help=error.help) from error
@@ -124,23 +128,26 @@ def _slots(corpus: Corpus) -> Ragged:
     return Ragged(torch.where(corpus.counts, counts.cumsum(0), 0), corpus.labels.starts)
 
 
-def _ask(teacher: Teacher, corpus: Corpus, progress: Progress, batch_size: int) -> tuple[dict[str, Tensor], int]:
-    # Rows of like length together: padding is work that teaches nothing. Answers are put back into the corpus's order.
+def _ask(teacher: Teacher, corpus: Corpus, progress: Progress, batch_size: int, path: Path) -> int:
+    """Ask about every row, write the answers to a file, and return how many entries a distribution has."""
+    # Rows of like length together: padding is work that teaches nothing. Every answer has its slot, whatever the order.
     # A store has its rows in the corpus's order, and reads them in any other again and again.
     order = torch.arange(len(corpus)) if isinstance(teacher, StoredTeacher) else corpus.lengths.argsort(stable=True)
     progress.start(len(corpus), f"asking {teacher.id}")
-    answers: list[tuple[Tensor, dict[str, Tensor]]] = []
-    n_entries = 0
+    slots, n_entries = _slots(corpus).values, 0
+    spool = Spool(path, int(corpus.counts.sum()) + 1, _none_asked)
     for index in order.split(batch_size):
         inputs = corpus.inputs(index)
         scored = teacher.score(inputs)
+        _require_answered(teacher.id, scored, inputs.row_ids)
         _require_finite(teacher.id, scored, inputs.mask, inputs.row_ids)
         n_entries = scored.distribution.n_entries
         place, _ = corpus.labels.places(index)
-        answers.append((place[inputs.mask], _flat(scored, inputs.mask)))
+        spool.write(slots[place[inputs.mask]], _flat(scored, inputs.mask), n_entries=n_entries)
         progress.advance(len(index))
+    spool.finish()
     progress.done()
-    return _in_order(answers, n_entries), n_entries
+    return n_entries
 
 
 def _flat(scored: Scored, mask: Tensor) -> dict[str, Tensor]:
@@ -151,32 +158,13 @@ def _flat(scored: Scored, mask: Tensor) -> dict[str, Tensor]:
     return {name: tensor[mask] for name, tensor in given.items()}
 
 
-def _in_order(answers: Sequence[tuple[Tensor, dict[str, Tensor]]], n_entries: int) -> dict[str, Tensor]:
-    place = torch.cat([place for place, _ in answers]).argsort()
-    widest = max(flat["logprobs"].shape[-1] for _, flat in answers)
-    together = {}
-    for name, first in answers[0][1].items():
-        parts = [_widened(flat[name], widest, name) for _, flat in answers]
-        value = _none_asked(n_entries, dense="ids" not in answers[0][1])[name]
-        none = first.new_full((1, *parts[0].shape[1:]), value)
-        together[name] = torch.cat([none, torch.cat(parts)[place]]).contiguous()
-    return together
-
-
-def _widened(part: Tensor, width: int, name: str) -> Tensor:
-    if name not in ("ids", "logprobs") or part.shape[-1] == width:
-        return part
-    fill = -1 if name == "ids" else numerics.LOG_ZERO
-    return torch.nn.functional.pad(part, (0, width - part.shape[-1]), value=fill)
-
-
 def _none_asked(n_entries: int, *, dense: bool) -> dict[str, float]:
     """Values at a position that does not count: those of an even distribution, so that rules and losses stay finite."""
     ceiling = numerics.entropy_ceiling(n_entries)
+    listed = {} if dense else {"ids": -1, "log_tail": 0.0}
     return {
-        "ids": -1,
+        **listed,
         "logprobs": -ceiling if dense else numerics.LOG_ZERO,
-        "log_tail": 0.0,
         "entropy": ceiling,
         "entropy_low": ceiling,
         "gini": 1 - 1 / n_entries,
@@ -185,6 +173,17 @@ def _none_asked(n_entries: int, *, dense: bool) -> dict[str, float]:
         "label_logprob": torch.nan,
         "class_mass": 0.0,
     }
+
+
+def _require_answered(teacher_id: str, scored: Scored, row_ids: Sequence[str]) -> None:
+    if scored.refused:
+        first = min(scored.refused)
+        more = f", and {len(scored.refused) - 1} more of {len(row_ids)}" if len(scored.refused) > 1 else ""
+        raise TeacherError(
+            f"teacher `{teacher_id}` refuses row `{row_ids[first]}`{more}",
+            why=scored.refused[first],
+            help="take the rows out; or give the teacher a `store`, capture, and set `refused: drop`",
+        )
 
 
 def _require_finite(teacher_id: str, scored: Scored, mask: Tensor, row_ids: Sequence[str]) -> None:
