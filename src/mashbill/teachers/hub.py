@@ -7,6 +7,7 @@ code as a folder's sha256 does.
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from mashbill.errors import MashbillError
 
@@ -26,6 +27,41 @@ def is_name(text: str) -> bool:
     return NAME.fullmatch(text) is not None
 
 
+def require_pinned(name: str, revision: str, *, where: str) -> None:
+    """Refuse what does not say for good which model is meant.
+
+    Raises:
+        MashbillError: The revision is no commit, or the model no name of the hub.
+    """
+    if not is_commit(revision):
+        raise MashbillError(
+            f"revision={revision!r} is no commit",
+            where=where,
+            why="branches and tags move, and the teacher with them",
+            help="give the commit's 40 hexadecimal digits, as the model's page shows them under `commits`",
+        )
+    if not is_name(name):
+        raise MashbillError(
+            f"`{name}` is no name of the hub",
+            where=where,
+            why="a `revision` belongs to a model of the hub; a folder is pinned by the sha256 of its files",
+            help="write it as `organisation/model`, or leave `revision` out for a folder",
+        )
+
+
+def kept(name: str, revision: str, *, gguf_file: str | None = None, code: bool = False) -> Path | None:
+    """Return the folder of a model at one commit from the cache of this machine; None if not all of it is there."""
+    from huggingface_hub import snapshot_download
+
+    asked = _asked(gguf_file, code=code)
+    try:
+        folder = Path(snapshot_download(name, revision=revision, local_files_only=True, **asked))
+    except OSError:
+        return None
+    # A cache that other programs filled may hold the configuration alone.
+    return folder if any(folder.glob(asked["allow_patterns"][0])) else None
+
+
 def snapshot(name: str, revision: str, *, teacher_id: str, gguf_file: str | None = None, code: bool = False) -> Path:
     """Return the folder of a model of the hub at one commit: that of the local cache, downloaded if it is not there.
 
@@ -41,33 +77,15 @@ def snapshot(name: str, revision: str, *, teacher_id: str, gguf_file: str | None
     Raises:
         MashbillError: The revision is no commit, or there is no such model, or no way to it.
     """
-    where = f"teachers.{teacher_id}"
-    if not is_commit(revision):
-        raise MashbillError(
-            f"revision={revision!r} is no commit",
-            where=where,
-            why="branches and tags move, and the teacher with them",
-            help="give the commit's 40 hexadecimal digits, as the model's page shows them under `commits`",
-        )
-    if not is_name(name):
-        raise MashbillError(
-            f"`{name}` is no name of the hub",
-            where=where,
-            why="a `revision` belongs to a model of the hub; a folder is pinned by the sha256 of its files",
-            help="write it as `organisation/model`, or leave `revision` out for a folder",
-        )
     from huggingface_hub import snapshot_download
 
-    patterns = [*((gguf_file,) if gguf_file else WEIGHTS), *REST, *(("*.py",) if code else ())]
-    asked = {"revision": revision, "allow_patterns": patterns, "ignore_patterns": ["consolidated*", "original/*"]}
+    where = f"teachers.{teacher_id}"
+    require_pinned(name, revision, where=where)
+    here = kept(name, revision, gguf_file=gguf_file, code=code)
+    if here is not None:
+        return here
     try:
-        try:
-            kept = Path(snapshot_download(name, local_files_only=True, **asked))
-            if any(one for pattern in patterns[:1] for one in kept.glob(pattern)):
-                return kept
-        except OSError:  # not there, or not all of it
-            pass
-        return Path(snapshot_download(name, **asked))
+        return Path(snapshot_download(name, revision=revision, **_asked(gguf_file, code=code)))
     except Exception as error:  # what the hub's client raises has no common class
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0") else ""
         raise MashbillError(
@@ -76,3 +94,8 @@ def snapshot(name: str, revision: str, *, teacher_id: str, gguf_file: str | None
             why=str(error).strip().partition("\n")[0][:200],
             help="download it where there is a network, `hf download NAME --revision COMMIT`, or give a folder",
         ) from error
+
+
+def _asked(gguf_file: str | None, *, code: bool) -> dict[str, Any]:
+    patterns = [*((gguf_file,) if gguf_file else WEIGHTS), *REST, *(("*.py",) if code else ())]
+    return {"allow_patterns": patterns, "ignore_patterns": ["consolidated*", "original/*"]}

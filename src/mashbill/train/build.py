@@ -6,11 +6,13 @@ from typing import Any, Literal
 
 from mashbill import plugins
 from mashbill.errors import MashbillError, VocabularyError
+from mashbill.teachers.bases import Bases
 from mashbill.teachers.labelled import LabelledTeacher
-from mashbill.teachers.local import LocalCausalLM
 from mashbill.teachers.protocol import CallableTeacher, Teacher
 from mashbill.teachers.store.stored import StoredTeacher
 from mashbill.train import recipe
+from mashbill.train.endpoint_teachers import endpoint_teacher
+from mashbill.train.local_teachers import local_teacher
 from mashbill.train.protocol import Student
 from mashbill.weights import simplex
 from mashbill.weights.compose import product
@@ -57,39 +59,31 @@ def build_teachers(given: Sequence[recipe.Teacher], student: Student, base: Path
         MashbillError: A plug-in does not exist or does not take its options, or a model cannot be loaded.
         VocabularyError: A teacher's entries do not mean what the student's mean.
     """
-    return [build_teacher(number, spec, student, base) for number, spec in enumerate(given)]
+    bases = Bases()  # teachers that are adapters of one model share it
+    return [build_teacher(number, spec, student, base, bases=bases) for number, spec in enumerate(given)]
 
 
-def build_teacher(number: int, spec: recipe.Teacher, student: Student, base: Path) -> Teacher:
-    """Return one of the recipe's teachers, the ``number``-th; one with a store answers from it."""
+def build_teacher(
+    number: int, spec: recipe.Teacher, student: Student, base: Path, *, bases: Bases | None = None
+) -> Teacher:
+    """Return one of the recipe's teachers, the ``number``-th; one with a store answers from it.
+
+    Args:
+        number: Its place.
+        spec: What the recipe says of it.
+        student: Whose vocabulary it has to speak.
+        base: Where relative paths begin.
+        bases: Open models that it may share with others.
+    """
     where = f"teachers[{number}]"
     if spec.store is not None:
         return StoredTeacher(spec.id, base / spec.store, student.vocabulary)
     if spec.plugin is not None:
         return _plugin_teacher(where, spec, student)
-    assert spec.model is not None, "the recipe requires one of them"
-    path = base / spec.model
-    if student.kind == "causal_lm":
-        return LocalCausalLM(
-            spec.id,
-            path,
-            student.vocabulary,
-            gguf_file=spec.gguf_file,
-            dtype=spec.dtype,
-            top_k=spec.top_k,
-            batch_size=spec.batch_size,
-        )
-    from mashbill.teachers.classifier import LocalClassifier
-
-    return LocalClassifier(
-        spec.id,
-        path,
-        student_labels(student),
-        mapping=spec.labels,
-        outside=spec.outside,
-        dtype=spec.dtype,
-        batch_size=spec.batch_size,
-    )
+    if spec.endpoint is not None:
+        return endpoint_teacher(spec, student)
+    labels = student_labels(student) if student.kind == "classifier" else None
+    return local_teacher(spec, student.vocabulary, base, labels=labels, bases=bases or Bases())
 
 
 def _plugin_teacher(where: str, spec: recipe.Teacher, student: Student) -> Teacher:

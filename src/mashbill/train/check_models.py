@@ -13,8 +13,10 @@ from typing import Any
 from mashbill import plugins
 from mashbill.errors import MashbillError, Problem, did_you_mean
 from mashbill.teachers.folder import ModelFolder
+from mashbill.train.endpoint_teachers import check_endpoint
 from mashbill.train.label_list import read_labels
 from mashbill.train.loading import Loaded
+from mashbill.train.local_models import mistakes
 from mashbill.train.recipe import Teacher
 
 _HEADS = {"causal_lm": "ForCausalLM", "classifier": "ForSequenceClassification"}
@@ -52,6 +54,9 @@ def check_models(loaded: Loaded, labels: Sequence[str] | None, *, is_captured: b
         if counts[teacher.id] > 1 and i != first:
             yield loaded.problem(f"teachers[{i}].id", f"the id `{teacher.id}` is already that of teachers[{first}]")
         yield from _teacher(loaded, f"teachers[{i}]", teacher, labels)
+        if teacher.endpoint is not None:
+            is_asked = teacher.store is None or not is_captured
+            yield from check_endpoint(loaded, f"teachers[{i}].endpoint", teacher.endpoint, is_asked=is_asked)
         if is_captured and teacher.store is not None:
             yield from _store(loaded, f"teachers[{i}].store", teacher.store)
     yield from _trackers(loaded)
@@ -115,8 +120,8 @@ def _teacher(loaded: Loaded, key: str, teacher: Teacher, labels: Sequence[str] |
             yield loaded.problem(f"{key}.plugin", what, "give it a local `model` with the student's tokenizer")
     elif teacher.options:
         yield loaded.problem(f"{key}.options", "are those of a `plugin`, and this teacher has none")
-    if teacher.model is not None:
-        yield from _folder(loaded, f"{key}.model", teacher.model, teacher.gguf_file, kind)
+    for name, what, help in mistakes(teacher, loaded.path.parent, kind):
+        yield loaded.problem(f"{key}.{name}", what, help)
     if kind == "causal_lm" and teacher.labels:
         yield loaded.problem(f"{key}.labels", "maps labels, but the student is a causal_lm")
     if labels is None:

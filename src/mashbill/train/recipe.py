@@ -88,6 +88,12 @@ class Teacher(Section):
     id: Name
     model: FilePath | None = None
     gguf_file: str | None = None
+    adapter: FilePath | None = None
+    revision: str | None = None
+    trust_remote_code: bool = False
+    device: str = "cpu"
+    device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | dict[str, str | int] | None = None
+    off_load: Literal["auto", "cpu", "drop", "never"] = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     batch_size: int = Field(default=16, ge=1)
     top_k: int | None = Field(default=64, ge=1)

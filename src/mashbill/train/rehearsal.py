@@ -20,7 +20,7 @@ def rehearse(parts: Parts) -> None:
             something that is no weight.
     """
     corpus = parts.corpora[TRAIN]
-    scored = require_answers(parts.teachers, corpus)
+    scored = require_answers(parts.teachers, corpus, others=list(parts.corpora.values()))
     batch = corpus.batch(torch.zeros(1, dtype=torch.long))
     module = parts.student.module
     was_training = module.training

@@ -32,7 +32,7 @@ from mashbill.train.measure import measure_scorecard, require_measured
 from mashbill.train.protocol import Student
 from mashbill.train.rehearsal import rehearse
 from mashbill.train.students import origin
-from mashbill.train.targets import collect
+from mashbill.train.targets import Targets, collect
 from mashbill.weights.scorecard import Scorecard
 
 log = logging.getLogger(__name__)
@@ -160,13 +160,12 @@ def _carry_out(
     _describe(loaded, parts, record)
     scorecard = _scorecard(loaded, parts, directory, progress)
     started = time.perf_counter()
-    targets = {
-        name: [collect(teacher, corpus, directory / "teachers", progress) for teacher in parts.teachers]
-        for name, corpus in parts.corpora.items()
-    }
+    targets: dict[str, list[Targets]] = {name: [] for name in parts.corpora}
+    for teacher in parts.teachers:  # one after the other: a local model takes memory
+        for name, corpus in parts.corpora.items():
+            targets[name].append(collect(teacher, corpus, directory / "teachers", progress))
+        getattr(teacher, "release", lambda: None)()
     record.update(teacher_seconds=round(record.values["teacher_seconds"] + time.perf_counter() - started, 3))
-    for teacher in parts.teachers:
-        getattr(teacher, "release", lambda: None)()  # a local model takes memory that training needs
     training = prepare_training(loaded, parts, targets, scorecard, directory)
     if saved is not None:
         training.resume(saved)

@@ -84,25 +84,33 @@ def collect(
     return _read(path, teacher.id, digest, corpus)
 
 
-def require_answers(teachers: Sequence[Teacher], corpus: Corpus) -> list[Scored]:
+def require_answers(teachers: Sequence[Teacher], corpus: Corpus, *, others: Sequence[Corpus] = ()) -> list[Scored]:
     """Ask every teacher about the first row, before anything is written, and return the answers.
 
-    A teacher that fails here has never worked with this recipe: that is bad input, whatever it would be later.
+    A teacher that fails here has never worked with this recipe: that is bad input, whatever it would be later. So is
+    one that cannot read the longest row, there or in ``others``. Models stay open: the same teachers are asked next.
 
     Raises:
-        MashbillError: A teacher cannot be opened, fails, or gives no distribution.
+        MashbillError: A teacher cannot be opened, fails, gives no distribution, or cannot read every row.
     """
     inputs = corpus.inputs(torch.zeros(1, dtype=torch.long))
     answers = []
     for teacher in teachers:
         try:
+            for one in (corpus, *others):
+                _require_fit(teacher, one)
             answers.append(teacher.score(inputs))
             _require_answered(teacher.id, answers[-1], inputs.row_ids)
             _require_finite(teacher.id, answers[-1], inputs.mask, inputs.row_ids)
         except (TeacherError, NumericError) as error:
             raise MashbillError(error.what, where=error.where, why=error.why, help=error.help) from error
-        getattr(teacher, "release", lambda: None)()  # one local model in memory at a time
     return answers
+
+
+def _require_fit(teacher: Teacher, corpus: Corpus) -> None:
+    """Refuse a corpus whose longest row a teacher cannot read; only some have such a limit."""
+    longest = corpus.inputs(corpus.lengths.argmax().unsqueeze(0))
+    getattr(teacher, "require_fit", lambda inputs: None)(longest)
 
 
 def _digest(teacher_id: str, identity: Mapping[str, str], corpus: Corpus) -> str:
