@@ -1,0 +1,171 @@
+"""One attempt at one request through the ``openai`` client, and what its failure means.
+
+The key lives in the client alone. Whatever a server says is cut short and cleared of the key before anybody sees it,
+since some servers repeat the headers that they were sent.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from mashbill.teachers.endpoint.asking import Failed, bad
+from mashbill.teachers.endpoint.settings import Settings, require_client
+
+_AGAIN = (408, 409, 425, 429)
+_STOP = (401, 402, 403, 404, 405, 407, 410, 501)
+_N_SHOWN = 200
+_LOGGERS = ("openai._base_client", "httpx", "httpx2", "httpcore", "httpcore2")
+_CHILDREN = ("", ".connection", ".http11", ".http2", ".proxy", ".socks")
+
+
+class Redactor(logging.Filter):
+    """Takes a key out of texts and of log records."""
+
+    def __init__(self, key: str | None) -> None:
+        super().__init__()
+        self._key = key
+
+    def __repr__(self) -> str:
+        return "Redactor()"
+
+    def __call__(self, text: str) -> str:
+        """Return the text without the key."""
+        return text.replace(self._key, "[key]") if self._key else text
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Rewrite a record that holds the key."""
+        text = record.getMessage()
+        if self._key and self._key in text:
+            record.msg, record.args = self(text), ()
+        return True
+
+
+class Transport:
+    """A client of one endpoint; safe to use from many threads.
+
+    Args:
+        settings: Where it is.
+
+    Raises:
+        MashbillError: The client is not installed, or the key's variable does not hold one.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        require_client()
+        from openai import Omit, OpenAI
+
+        key = settings.key()
+        self.redact = Redactor(key)
+        # Variables of the client's own say nothing about this endpoint; without a key no header is sent.
+        headers: dict[str, Any] = {"OpenAI-Organization": Omit(), "OpenAI-Project": Omit()}
+        if key is None:
+            headers["Authorization"] = Omit()
+        self._client = OpenAI(
+            api_key=key or "none",
+            base_url=settings.url,
+            max_retries=0,
+            timeout=settings.timeout,
+            default_headers=headers,
+        )
+        self._loggers = [logging.getLogger(name + child) for name in _LOGGERS for child in _CHILDREN]
+        for logger in self._loggers:
+            logger.addFilter(self.redact)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._client.close()
+        for logger in self._loggers:
+            logger.removeFilter(self.redact)
+
+    def get(self, path: str) -> Any:
+        """Return the JSON at a path; raises :class:`Failed`."""
+        return self._attempt(path, None)
+
+    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        """Return the JSON that a request is answered with; raises :class:`Failed`."""
+        return self._attempt(path, body)
+
+    def _attempt(self, path: str, body: Mapping[str, Any] | None) -> Any:
+        import openai
+
+        try:
+            if body is None:
+                content = self._client.get(path, cast_to=bytes)
+            else:
+                content = self._client.post(path, cast_to=bytes, body=dict(body))
+        except openai.APITimeoutError:
+            raise Failed("no answer in time", "again") from None
+        except openai.APIStatusError as error:
+            status, text, headers = error.status_code, error.response.text, error.response.headers
+            raise self._of_status(status, text, headers) from None
+        except openai.APIConnectionError as error:
+            cause = error.__cause__
+            is_gone = type(cause).__name__ in ("ConnectError", "UnsupportedProtocol")
+            why = self._shown(str(cause)) or "the connection broke"
+            raise Failed(f"cannot reach it: {why}", "again", is_gone=is_gone) from None
+        except openai.OpenAIError as error:
+            raise Failed(f"the client failed: {self._shown(str(error))}", "again") from None
+        return self._parsed(content)
+
+    def _parsed(self, content: bytes) -> Any:
+        try:
+            return json.loads(content, parse_constant=_no_number)
+        except (ValueError, RecursionError) as error:
+            shown = self._shown(content.decode("utf-8", "replace"))
+            if shown[:1] == "<":
+                told = f"it answers with a web page, not with JSON: {shown}"
+                raise Failed(told, "again", is_foreign=True) from None
+            told = "numbers that are not finite" if isinstance(error, _NoNumberError) else "no JSON"
+            raise bad(f"its reply is {told}: {shown or 'nothing'}") from None
+
+    def _of_status(self, status: int, text: str, headers: Mapping[str, str]) -> Failed:
+        reason = f"HTTP {status}: {self._shown(_message(text))}"
+        if status in _STOP or status < 400:
+            return Failed(reason, "stop")
+        if status in _AGAIN or status >= 500:
+            return Failed(reason, "again", wait=_wait(headers))
+        return Failed(reason, "row")
+
+    def _shown(self, text: str) -> str:
+        # Cleared before it is cut: half a key is still a secret.
+        words = " ".join(self.redact(text).split())
+        return words if len(words) <= _N_SHOWN else words[:_N_SHOWN] + "..."
+
+
+class _NoNumberError(ValueError):
+    """NaN or an infinity, which JSON does not have."""
+
+
+def _no_number(name: str) -> float:
+    raise _NoNumberError(name)
+
+
+def _message(text: str) -> str:
+    """Return what a server says went wrong: the message alone if its reply has the usual form."""
+    try:
+        error = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    if isinstance(error, dict):
+        error = error.get("error", error)
+    if isinstance(error, dict):
+        error = error.get("message", error.get("detail", error))
+    return error if isinstance(error, str) else text
+
+
+def _wait(headers: Mapping[str, str]) -> float:
+    """Return the seconds in ``Retry-After`` (a number or a date) or ``retry-after-ms``; 0 without them."""
+    for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        given = headers.get(name, "")
+        try:
+            seconds = float(given) * unit
+        except ValueError:
+            continue
+        return seconds if 0 < seconds < float("inf") else 0.0
+    try:
+        return max(0.0, parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time())
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return 0.0
