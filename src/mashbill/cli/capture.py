@@ -1,5 +1,6 @@
 """``mashbill capture``: ask teachers once, and keep what they say."""
 
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,17 +15,24 @@ if TYPE_CHECKING:
     from mashbill.train.capture import Captured
 
 
-def capture(
+def capture(  # noqa: PLR0917  # the command line's options, not a call's arguments
     recipe: RecipeArgument,
-    workers: Annotated[int, typer.Option(min=1, help="Processes; each opens the teachers for itself.")] = 1,
-    shards: Annotated[
-        str, typer.Option(metavar="RANK/WORLD", help="Do only this machine's share, as in 0/8; all must do theirs.")
-    ] = "0/1",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Processes, each with teachers of its own; by default as many as cores and memory bear."
+        ),
+    ] = None,
+    rank: Annotated[int, typer.Option(min=0, help="Which of several machines this is, from 0.")] = 0,
+    world: Annotated[int, typer.Option(min=1, help="How many machines there are; each does its share.")] = 1,
     plugin: PluginOption = None,
     set_: SetOption = None,
 ) -> Reply:
     """Ask every teacher that has a `store` about all rows, and keep its answers there."""
-    rank, world = _share(shards)
+    if rank >= world:
+        raise MashbillError(
+            f"--rank {rank} is no machine of --world {world}", help=f"--rank counts from 0 to {world - 1}"
+        )
     loaded = open_recipe(recipe, plugin, set_)
     check(loaded, is_captured=False)
     prepare_libraries()
@@ -32,30 +40,25 @@ def capture(
     from mashbill.teachers.store.capturing import Work
     from mashbill.train.capture import capture_recipe
 
-    done = capture_recipe(loaded, work=Work(rank, world), workers=workers, progress=for_stderr())
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    done = capture_recipe(loaded, work=Work(rank, world), workers=workers, progress=for_stderr(), say=say)
     return Reply([line for one in done for line in _lines(one)], {"stores": [_facts(one) for one in done]})
-
-
-def _share(text: str) -> tuple[int, int]:
-    rank, _, world = text.partition("/")
-    if not (rank.isdecimal() and world.isdecimal() and int(rank) < int(world)):
-        raise MashbillError(
-            f"--shards {text} is no share",
-            why="RANK counts machines from 0, WORLD is how many there are",
-            help="--shards 0/8",
-        )
-    return int(rank), int(world)
 
 
 def _lines(one: "Captured") -> list[str]:
     plan, facts = one.plan, _facts(one)
-    lost = "unknown, since the teacher's own entropy is" if one.lost is None else f"{one.lost:.2e} nats"
+    lost = "unknown, as the full distribution is" if one.lost is None else f"{one.lost:.2e} nats"
     state = "" if one.is_complete else "  (not complete: other machines have the rest)"
+    refused = f"  {one.n_refused:,} rows got no answer: see dead_letters.jsonl there"
     return [
         f"{one.teacher}, {one.rows}: {plan.n_rows:,} rows, {plan.n_positions:,} positions in {one.folder}{state}",
         f"  {facts['bytes_per_position']:.0f} bytes a position, {one.bytes_per_entry:.2f} an entry before compression; "
-        f"{100 * one.kept_mass:.2f} % of the mass kept; KL lost {lost}; "
+        f"{100 * one.kept_mass:.2f} % of the mass kept",
+        f"  KL lost to truncation {lost}, on {one.n_measured:,} positions; "
         f"log-probabilities within {plan.layout.error_bound:.1e} nats",
+        *([refused] if one.n_refused else []),
     ]
 
 
@@ -72,6 +75,8 @@ def _facts(one: "Captured") -> dict[str, object]:
         "bytes_per_entry": one.bytes_per_entry,
         "kept_mass": one.kept_mass,
         "kl_lost": one.lost,
+        "n_measured": one.n_measured,
+        "n_refused": one.n_refused,
         "error_bound": plan.layout.error_bound,
         "is_complete": one.is_complete,
     }

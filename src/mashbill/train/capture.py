@@ -1,34 +1,66 @@
 """Ask a recipe's teachers about its rows once, into stores, and read them from there ever after."""
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from multiprocessing import get_context
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from mashbill.distributions.statistics import Statistics
-from mashbill.distributions.topk import TopK
-from mashbill.errors import MashbillError
+from mashbill.errors import MashbillError, NumericError, TeacherError
 from mashbill.progress import Progress, Silent
-from mashbill.teachers.protocol import Scored, Teacher
-from mashbill.teachers.store.capturing import Work, begin, capture, expected_bytes
-from mashbill.teachers.store.columns import Answered, joined
+from mashbill.teachers.bases import Bases
+from mashbill.teachers.protocol import Teacher
+from mashbill.teachers.store.asking import Asked, answer, forget_asked, has_asked, read_asked, write_asked
+from mashbill.teachers.store.capturing import (
+    RESERVE,
+    Work,
+    begin,
+    capture,
+    expected_bytes,
+    require_room,
+    require_startable,
+)
+from mashbill.teachers.store.columns import Answered
 from mashbill.teachers.store.content import content_of
 from mashbill.teachers.store.files import read_note
 from mashbill.teachers.store.layout import Layout
-from mashbill.teachers.store.plan import Plan, Shard, cut
-from mashbill.train import recipe
+from mashbill.teachers.store.plan import Plan, Shard
 from mashbill.train.assemble import TRAIN
 from mashbill.train.build import build_teacher
-from mashbill.train.corpus import Corpus, encode_sets
-from mashbill.train.data import read_rows
+from mashbill.train.corpus import Corpus
 from mashbill.train.loading import Loaded
 from mashbill.train.protocol import Student
+from mashbill.train.questions import Questions, question_sets
 from mashbill.train.students import build_student
-from mashbill.train.targets import require_answers
+from mashbill.train.targets import is_finite
+
+
+@dataclass(frozen=True)
+class Task:
+    """One store to fill: what one teacher says of one set of rows. A process can send it to another.
+
+    Attributes:
+        number: The teacher's place in the recipe.
+        teacher: Its id.
+        rows: Name of the set.
+        folder: Where the store lies.
+        plan: What it is to hold.
+        batch_size: Rows asked about together.
+        asked_bytes: About what the questions take while the store is filled.
+    """
+
+    number: int
+    teacher: str
+    rows: str
+    folder: Path
+    plan: Plan
+    batch_size: int
+    asked_bytes: int
+
+    def left(self, work: Work) -> tuple[Shard, ...]:
+        """Return this machine's shards that are not there yet."""
+        return tuple(one for one in work.of(self.plan) if read_note(self.folder, one) is None)
 
 
 @dataclass(frozen=True)
@@ -41,8 +73,11 @@ class Captured:
         folder: Where the store lies.
         plan: What it holds.
         n_bytes: Its shards' size.
+        n_refused: Rows that the teacher cannot answer.
         kept_mass: Mean mass of the entries that are kept.
-        lost: Mean KL divergence in nats from the teacher to what is kept, its tail spread evenly; None if unknown.
+        lost: Mean KL divergence in nats from the teacher's full distribution to what is kept, its tail spread evenly,
+            on a sample of positions; None if the full distribution is not known.
+        n_measured: Positions in that sample.
         bytes_per_entry: Of ids and log-probabilities before compression.
         is_complete: Whether every row is there.
     """
@@ -52,23 +87,12 @@ class Captured:
     folder: Path
     plan: Plan
     n_bytes: int
+    n_refused: int
     kept_mass: float
     lost: float | None
+    n_measured: int
     bytes_per_entry: float
     is_complete: bool
-
-
-@dataclass(frozen=True)
-class _Task:
-    """One teacher and one set of rows."""
-
-    spec: recipe.Teacher
-    teacher: Teacher
-    rows: str
-    corpus: Corpus
-    folder: Path
-    plan: Plan
-    batch_size: int
 
 
 def folder_of(store: Path, rows: str) -> Path:
@@ -77,83 +101,94 @@ def folder_of(store: Path, rows: str) -> Path:
 
 
 def capture_recipe(
-    loaded: Loaded, *, work: Work | None = None, workers: int = 1, progress: Progress | None = None
+    loaded: Loaded,
+    *,
+    work: Work | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    say: Callable[[str], object] = lambda _: None,
 ) -> list[Captured]:
     """Ask every teacher that has a store about all rows of the recipe, and return what is there.
 
     Args:
         loaded: The recipe.
         work: Which shards are this machine's.
-        workers: Processes on this machine; each opens the teachers for itself.
+        workers: Processes on this machine, each with teachers of its own; None for as many as fit.
         progress: Shown the pace of the work.
+        say: Told, before the work starts, how much there is and what it will take.
 
     Raises:
-        MashbillError: No teacher has a store and can be asked; a store holds something else; the disk is full.
+        MashbillError: No teacher has a store and can be asked; a store holds something else; the disk is too small.
     """
+    from mashbill.train.crew import fill_together, usual_workers
+
     torch.set_num_threads(loaded.recipe.capture.threads)
-    student, corpora = _corpora(loaded)
-    tasks = list(_tasks(loaded, student, corpora))
-    if not tasks:
-        raise MashbillError(
-            "no teacher has a `store` to capture into",
-            where=loaded.where("teachers"),
-            help="give a teacher with a `model` or a `plugin` a `store`, a folder for its answers",
-        )
-    if all(read_note(task.folder, shard) is None for task in tasks for shard in task.plan.shards):
-        for task in tasks:
-            require_answers([task.teacher], task.corpus)
+    share, shown = work or Work(), progress or Silent()
+    student = build_student(loaded.recipe.student, loaded.path.parent, loaded.recipe.train.seed)
+    sets, teachers = question_sets(loaded, student), askable_teachers(loaded, student)
+    tasks = list(_tasks(loaded, student, teachers, sets))
     for task in tasks:
-        begin(task.folder, task.plan)
-    helpers = [
-        get_context("spawn").Process(target=_helper, args=(loaded, work), daemon=True) for _ in range(workers - 1)
-    ]
-    for one in helpers:
-        one.start()
-    try:
-        _fill(tasks, work, progress or Silent())
-    finally:
-        for one in helpers:
-            one.join()
+        require_startable(task.folder, task.plan)
+    left = [task for task in tasks if task.left(share)]
+    say(_announce(left, share))
+    if left:
+        _require_answers(left, teachers, sets)
+        for task in tasks:
+            begin(task.folder, task.plan)
+        _lay_down_questions(left, sets, share)
+        n_workers = usual_workers(loaded, left, share) if workers is None else workers
+        fill_together(loaded, left, teachers, share, n_workers=n_workers, progress=shown)
+    for task in tasks:  # writes manifests that a killed run did not come to
+        capture(task.folder, task.plan, ask_of(task, teachers[task.number]), work=share)
+        forget_asked(task.folder, share.of(task.plan))
     return [_summary(task) for task in tasks]
 
 
-def _helper(loaded: Loaded, work: Work | None) -> None:
-    torch.set_num_threads(loaded.recipe.capture.threads)
-    student, corpora = _corpora(loaded)
-    _fill(list(_tasks(loaded, student, corpora)), work, Silent())
+def askable_teachers(loaded: Loaded, student: Student) -> dict[int, Teacher]:
+    """Return the teachers that have a store and can be asked, by their place in the recipe.
 
-
-def _fill(tasks: Sequence[_Task], work: Work | None, progress: Progress) -> None:
-    for task in tasks:
-        capture(task.folder, task.plan, lambda shard, task=task: _ask(task, shard), work=work, progress=progress)
-        getattr(task.teacher, "release", lambda: None)()  # one local model in memory at a time
-
-
-def _corpora(loaded: Loaded) -> tuple[Student, Mapping[str, Corpus]]:
-    given = loaded.recipe
-    student = build_student(given.student, loaded.path.parent, given.train.seed)
-    critical = given.critical.labels if given.critical else ()
-    paths = {TRAIN: given.data.train, **given.data.eval}
-    if given.data.scorecard is not None:
-        paths["scorecard rows"] = given.data.scorecard
-    sets = {name: read_rows(loaded.resolve(path), given.data, critical_labels=critical) for name, path in paths.items()}
-    ids = [teacher.id for teacher in given.teachers]
-    return student, encode_sets(student, sets, max_length=given.data.max_length, teachers=ids)
-
-
-def _tasks(loaded: Loaded, student: Student, corpora: Mapping[str, Corpus]) -> Iterator[_Task]:
-    options = loaded.recipe.capture
-    layout = Layout(student.n_entries, k=options.k, mass=options.mass, unit=options.unit)
+    Raises:
+        MashbillError: There is none, or one cannot be built.
+    """
+    options, bases = loaded.recipe.capture, Bases()
+    found = {}
     for number, spec in enumerate(loaded.recipe.teachers):
-        if spec.store is None or (spec.model is None and spec.plugin is None):
-            continue
-        wide = spec.model_copy(update={"top_k": options.k, "store": None})
-        teacher = build_teacher(number, wide, student, loaded.path.parent)
-        identity = {**teacher.identity(), "batch_size": str(spec.batch_size), "threads": str(options.threads)}
-        for rows, corpus in corpora.items():
-            shards = cut(corpus.n_counted.tolist(), contents(corpus), at_most=options.shard_positions)
-            plan = Plan(identity, student.vocabulary.digest, layout, shards)
-            yield _Task(spec, teacher, rows, corpus, folder_of(loaded.resolve(spec.store), rows), plan, spec.batch_size)
+        if spec.store is not None and spec.can_be_asked:
+            asked = spec.model_copy(update={"top_k": options.k, "store": None})
+            found[number] = build_teacher(number, asked, student, loaded.path.parent, bases=bases)
+    if not found:
+        raise MashbillError(
+            "no teacher has a `store` to capture into",
+            where=loaded.where("teachers"),
+            help="give a teacher that can be asked, as one with a `model`, a `store`: a folder for its answers",
+        )
+    return found
+
+
+def fill(
+    tasks: Sequence[Task],
+    teachers: Mapping[int, Teacher],
+    work: Work,
+    *,
+    progress: Progress | None = None,
+    go_on: Callable[[], bool] = lambda: True,
+) -> None:
+    """Do what nobody else does of some tasks, one after the other.
+
+    Raises:
+        MashbillError: As :func:`mashbill.teachers.store.capturing.capture`.
+    """
+    for place, task in enumerate(tasks):
+        teacher = teachers[task.number]
+        capture(task.folder, task.plan, ask_of(task, teacher), work=work, progress=progress, go_on=go_on)
+        if all(other.number != task.number for other in tasks[place + 1 :]):
+            getattr(teacher, "release", lambda: None)()  # no more than one local model in memory at a time
+
+
+def ask_of(task: Task, teacher: Teacher) -> Callable[[Shard], Answered]:
+    """Return what asks a teacher about a shard, whose questions are laid down."""
+    layout = task.plan.layout
+    return lambda shard: answer(teacher, read_asked(task.folder, shard), layout, batch_size=task.batch_size)
 
 
 def contents(corpus: Corpus) -> list[bytes]:
@@ -165,74 +200,105 @@ def contents(corpus: Corpus) -> list[bytes]:
     return found
 
 
-def _ask(task: _Task, shard: Shard) -> Answered:
-    """Ask about the rows of a shard, those of like length together, and return the answers in the rows' order."""
-    index = torch.arange(shard.first, shard.first + shard.n_rows)
-    order = index[task.corpus.lengths[index].argsort(stable=True)]
-    each: dict[int, Answered] = {}
-    for some in order.split(task.batch_size):
-        inputs = task.corpus.inputs(some)
-        scored = _listed(task.teacher.score(inputs), task.plan.layout.k) if bool(inputs.mask.any()) else None
-        for row, place in enumerate(some.tolist()):
-            where = inputs.mask[row].nonzero().squeeze(1)
-            end = int(where[-1]) + 1 if len(where) else 0
-            tokens = np.zeros(0, np.int32) if inputs.input_ids is None else inputs.input_ids[row, :end].numpy()
-            each[place] = Answered(
-                (inputs.row_ids[row],),
-                (content_of(inputs, row),),
-                (tokens,),
-                np.array([0, len(where)]),
-                where.numpy(),
-                _nothing(task.plan.layout) if scored is None else _at(scored, row, where),
-                (scored.refused.get(row, "") if scored is not None else "",),
-            )
-    return joined([each[place] for place in index.tolist()])
+def _tasks(
+    loaded: Loaded, student: Student, teachers: Mapping[int, Teacher], sets: Mapping[str, Questions]
+) -> Iterator[Task]:
+    options = loaded.recipe.capture
+    layout = Layout(student.n_entries, k=options.k, mass=options.mass, unit=options.unit)
+    shards = {name: each.shards(at_most=options.shard_positions) for name, each in sets.items()}
+    for number, teacher in teachers.items():
+        spec = loaded.recipe.teachers[number]
+        assert spec.store is not None, "only those with a store are here"
+        # What the last bits of an answer depend on, beside the teacher: what shares a product, and how it is cut up.
+        asked = {"temperature": "1", "batch_size": str(spec.batch_size), "threads": str(options.threads)}
+        identity = {**asked, **teacher.identity()}
+        for rows, (cut, n_bytes) in shards.items():
+            plan = Plan(identity, student.vocabulary.digest, layout, cut)
+            folder = folder_of(loaded.resolve(spec.store), rows)
+            yield Task(number, spec.id, rows, folder, plan, spec.batch_size, n_bytes)
 
 
-def _listed(scored: Scored, k: int) -> Scored:
-    if isinstance(scored.distribution, TopK):
-        return scored
-    return Scored(TopK.from_logprobs(scored.distribution.logprobs, k=k), scored.statistics, scored.refused)
+def _announce(tasks: Sequence[Task], work: Work) -> str:
+    """Say how much there is to do, and refuse to begin what does not fit on the disk.
+
+    Raises:
+        MashbillError: It does not.
+    """
+    n_positions = sum(shard.n_positions for task in tasks for shard in task.left(work))
+    if not tasks:
+        return "nothing to capture: every shard is there"
+    by_disk: dict[int, tuple[Path, int]] = {}
+    for task in tasks:
+        place = next(folder for folder in (task.folder, *task.folder.absolute().parents) if folder.exists())
+        mine = sum(shard.n_positions for shard in task.left(work))
+        _, before = by_disk.get(place.stat().st_dev, (place, 0))
+        needed = expected_bytes(task.plan, mine) + task.asked_bytes
+        by_disk[place.stat().st_dev] = (place, before + needed)
+    said = []
+    for place, needed in by_disk.values():
+        free = shutil.disk_usage(place).free
+        require_room(place, free=free, needed=needed, reserve=RESERVE)
+        said.append(f"at most about {_size(needed)} of the {_size(free)} that are free at {place}")
+    return f"{n_positions:,} positions to capture in {len(tasks)} store(s): {', '.join(said)}"
 
 
-def _at(scored: Scored, row: int, where: torch.Tensor) -> Scored:
-    topk, statistics = scored.distribution, scored.statistics
-    assert isinstance(topk, TopK), "made one before"
-    here = TopK(topk.ids[row][where], topk.logprobs[row][where], topk.log_tail[row][where], topk.n_entries)
-    return Scored(here, Statistics(**{f.name: getattr(statistics, f.name)[row][where] for f in fields(Statistics)}))
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 2**30:,.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:,.1f} MiB"
 
 
-def _nothing(layout: Layout) -> Scored:
-    none = torch.zeros(0)
-    topk = TopK(torch.zeros(0, 1, dtype=torch.long), torch.zeros(0, 1), none, layout.n_entries)
-    numbers = {f.name: none for f in fields(Statistics) if f.name != "class_mass"}
-    return Scored(topk, Statistics(**numbers, class_mass=torch.zeros(0, len(layout.classes))))
+def _require_answers(tasks: Sequence[Task], teachers: Mapping[int, Teacher], sets: Mapping[str, Questions]) -> None:
+    """Ask every teacher about a row, before anything is written: one that fails here is bad input.
+
+    Raises:
+        MashbillError: A teacher cannot be opened, fails, gives no distribution, or cannot read every row.
+    """
+    some = {task.rows: sets[task.rows].samples() for task in tasks}
+    for number in sorted({task.number for task in tasks}):
+        teacher = teachers[number]
+        try:
+            for _, longest in some.values():
+                getattr(teacher, "require_fit", lambda _: None)(longest.inputs([0]))
+            first = next(iter(some.values()))[0]
+            _require_answer(teacher, first)
+        except (TeacherError, NumericError) as error:
+            raise MashbillError(error.what, where=error.where, why=error.why, help=error.help) from error
 
 
-def _summary(task: _Task) -> Captured:
+def _require_answer(teacher: Teacher, first: Asked) -> None:
+    inputs = first.inputs([0])
+    scored = teacher.score(inputs)
+    if not bool((is_finite(scored) | ~inputs.mask).all()):
+        raise TeacherError(
+            f"teacher `{teacher.id}` gave a value that is not finite",
+            where=f"row `{inputs.row_ids[0]}`",
+            why="what is no distribution is not kept",
+            help="look at the teacher's output for that row; remove the row, or load the teacher in float32",
+        )
+
+
+def _lay_down_questions(tasks: Sequence[Task], sets: Mapping[str, Questions], work: Work) -> None:
+    for rows in dict.fromkeys(task.rows for task in tasks):
+        here = [(task, set(task.left(work))) for task in tasks if task.rows == rows]
+        for shard, asked in sets[rows].of(here[0][0].plan.shards):
+            for task, left in here:
+                if shard in left and not has_asked(task.folder, shard):
+                    write_asked(task.folder, shard, asked)
+
+
+def _summary(task: Task) -> Captured:
     notes = [note for shard in task.plan.shards if (note := read_note(task.folder, shard)) is not None]
     positions, kept = sum(one.n_positions for one in notes), sum(one.n_kept for one in notes)
-    lost = [one.lost for one in notes]
+    n_measured, lost = sum(one.n_measured for one in notes), [one.lost for one in notes]
     return Captured(
-        task.spec.id,
+        task.teacher,
         "train" if task.rows == TRAIN else task.rows,
         task.folder,
         task.plan,
         sum(one.n_bytes for one in notes),
+        sum(one.n_refused for one in notes),
         sum(one.kept_mass for one in notes) / max(1, positions),
-        None
-        if None in lost
-        else sum(one for one in lost if one is not None) / max(1, sum(one.n_measured for one in notes)),
+        None if None in lost else sum(one for one in lost if one is not None) / max(1, n_measured),
+        n_measured,
         sum(one.encoded_bytes for one in notes) / max(1, kept),
         len(notes) == len(task.plan.shards),
     )
-
-
-def estimate(tasks: Sequence[_Task]) -> int:
-    """Return about how many bytes the stores will take."""
-    return sum(expected_bytes(task.plan, task.plan.n_positions) for task in tasks)
-
-
-def usual_workers() -> int:
-    """Return how many cores there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -115,7 +115,9 @@ def rows_of(table: Table, data: Data, *, critical_labels: Collection[str] = ()) 
     seen: dict[str, int] = {}
     for index, record in enumerate(table.records):
         try:
-            row = _row(_Reader(record, table.is_text), data, f"{table.path.stem}:{index + 1}", critical_labels)
+            row = _row(
+                _Reader(record, table.is_text), data, f"{table.path.stem}:{table.first + index + 1}", critical_labels
+            )
         except _BadValueError as error:
             problems.append(Problem(table.place(index), str(error)))
             continue

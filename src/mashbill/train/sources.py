@@ -8,7 +8,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -34,6 +34,7 @@ class Table:
         has_lines: Whether ``numbers`` are lines of a text file.
         is_text: Whether every value is text because the format knows nothing else (CSV).
         is_complete: Whether all rows were read, not only the first ones.
+        first: Rows of the file that come before these.
     """
 
     path: Path
@@ -43,6 +44,7 @@ class Table:
     has_lines: bool
     is_text: bool = False
     is_complete: bool = True
+    first: int = 0
 
     def place(self, index: int) -> str:
         """Return where a record stands: ``file:line``, or ``file row n`` where there are no lines."""
@@ -103,40 +105,34 @@ def _nearby(path: Path) -> str:
 
 
 def _json_lines(path: Path, limit: int | None) -> Table:
-    records: list[Record] = []
-    numbers: list[int] = []
-    problems: list[Problem] = []
-    is_complete = True
+    each = list(islice(json_lines(path), None if limit is None else limit + 1))
+    wanted = each[:limit]
+    problems = [record for _, record in wanted if isinstance(record, Problem)]
+    if problems:
+        raise DataError(problems=problems[:MAX_SHOWN])
+    records = [record for _, record in wanted if not isinstance(record, Problem)]
+    numbers = [number for number, _ in wanted]
+    return Table(path, _columns(records), records, numbers, has_lines=True, is_complete=len(wanted) == len(each))
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, Record | Problem]]:
+    """Yield the number of each line that is not blank, and its object or what is wrong with it."""
     offset = 0
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
-            if limit is not None and len(records) >= limit:
-                is_complete = False
-                break
             start, offset = offset, offset + len(raw)
             line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
-            if not line.strip():
-                continue
-            record = _parsed(line, start + len(raw) - len(line), f"{shown(path)}:{number}", problems)
-            if len(problems) >= MAX_SHOWN:
-                break
-            records.append(record)
-            numbers.append(number)
-    if problems:
-        raise DataError(problems=problems)
-    return Table(path, _columns(records), records, numbers, has_lines=True, is_complete=is_complete)
+            if line.strip():
+                yield number, _parsed(line, start + len(raw) - len(line), f"{shown(path)}:{number}")
 
 
-def _parsed(line: bytes, offset: int, place: str, problems: list[Problem]) -> Record:
-    """Return one line's object; what is wrong with it goes to ``problems``, beside an empty record."""
+def _parsed(line: bytes, offset: int, place: str) -> Record | Problem:
     try:
         value = _loads(_decoded(line, offset))
     except _BadTextError as error:
-        problems.append(Problem(place, str(error)))
-        return {}
+        return Problem(place, str(error))
     if not isinstance(value, dict):
-        problems.append(Problem(place, 'a line must be one JSON object, such as {"text": "..."}'))
-        return {}
+        return Problem(place, 'a line must be one JSON object, such as {"text": "..."}')
     return value
 
 
@@ -191,7 +187,7 @@ def _parquet(path: Path, limit: int | None) -> Table:
     except pyarrow.ArrowInvalid as error:
         raise DataError(f"is not a Parquet file: {_first_line(error)}", where=shown(path)) from error
     try:
-        return _arrow(path, file.schema_arrow, file.iter_batches(batch_size=1024), limit)
+        return table_of(path, file.schema_arrow, file.iter_batches(batch_size=1024), limit)
     except (pyarrow.ArrowException, OSError) as error:
         raise CorruptionError(f"a page is damaged: {_first_line(error)}", where=shown(path)) from error
 
@@ -206,7 +202,7 @@ def _folder(path: Path, limit: int | None) -> Table:
             raise DataError("state.json names a file outside the folder", where=shown(path))
         streams = [pyarrow.ipc.open_stream(pyarrow.memory_map(str(file))) for file in files]
         batches = (batch for stream in streams for batch in stream)
-        table = _arrow(path, streams[0].schema, batches, limit) if streams else _numbered(path, (), [])
+        table = table_of(path, streams[0].schema, batches, limit) if streams else _numbered(path, (), [])
     except FileNotFoundError as error:
         splits = sorted(str(inner.parent.name) for inner in path.glob("*/state.json"))
         advice = (
@@ -220,7 +216,10 @@ def _folder(path: Path, limit: int | None) -> Table:
     return table
 
 
-def _arrow(path: Path, schema: "pyarrow.Schema", batches: "Iterator[pyarrow.RecordBatch]", limit: int | None) -> Table:
+def table_of(
+    path: Path, schema: "pyarrow.Schema", batches: "Iterable[pyarrow.RecordBatch]", limit: int | None = None
+) -> Table:
+    """Return the rows of some record batches as a table."""
     classes = _class_names(schema)
     rows = (record for batch in batches for record in batch.to_pylist())
     wanted = list(islice(rows, None if limit is None else limit + 1))

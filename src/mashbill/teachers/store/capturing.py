@@ -4,6 +4,7 @@ What is asked about a shard, and so its bytes, depends on nothing but the plan. 
 about again; one that is not is asked about by whoever claims it first.
 """
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -105,27 +106,43 @@ def begin(folder: Path, plan: Plan) -> None:
     Raises:
         MashbillError: It is another one, or the folder holds something else, or cannot be written to.
     """
-    file = folder / FILE
-    if not file.exists():
+    require_startable(folder, plan)
+    if (folder / FILE).exists():
+        return
+    try:
+        (folder / SHARDS).mkdir(parents=True, exist_ok=True)
+        write_text(folder / FILE, plan.text)
+    except OSError as error:
+        raise _unwritable(folder, error.strerror or str(error)) from error
+
+
+def require_startable(folder: Path, plan: Plan) -> None:
+    """Refuse a folder in which this plan can neither be begun nor gone on with. Nothing is written.
+
+    Raises:
+        MashbillError: It is the store of something else, or holds other files, or cannot be written to.
+    """
+    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        raise MashbillError(f"`{nearest}` is a file, not a folder", help="choose another `store`")
+    if (folder / FILE).exists():
+        require_same(folder, plan)
+    else:
         require_free(folder)
-        try:
-            (folder / SHARDS).mkdir(parents=True, exist_ok=True)
-            write_text(file, plan.text)
-        except OSError as error:
-            raise MashbillError(
-                f"cannot write a store to `{folder}`: {error.strerror or error}", help="choose another `store`"
-            ) from error
-    require_same(folder, plan)
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise _unwritable(folder, f"no right to write to `{nearest}`")
+
+
+def _unwritable(folder: Path, why: str) -> MashbillError:
+    return MashbillError(f"cannot write a store to `{folder}`: {why}", help="choose another `store`")
 
 
 def require_free(folder: Path) -> None:
     """Refuse a folder that holds something that is no store.
 
     Raises:
-        MashbillError: It does, or it is a file.
+        MashbillError: It does.
     """
-    if folder.exists() and not folder.is_dir():
-        raise MashbillError(f"`{folder}` is a file, not a folder", help="choose another `store`")
     if folder.is_dir() and any(one.name != SHARDS and not one.name.startswith(".") for one in folder.iterdir()):
         raise MashbillError(
             f"`{folder}` holds files, but no store", why="nothing is overwritten", help="choose another `store`"
@@ -188,6 +205,21 @@ def expected_bytes(plan: Plan, n_positions: int) -> int:
     layout = plan.layout
     of_entry = 4.5
     return int(n_positions * (of_entry * min(layout.k, layout.n_entries) + 4 * (9 + len(layout.classes)))) + 2**16
+
+
+def require_room(place: Path, *, free: int, needed: int, reserve: int) -> None:
+    """Refuse work for which the disk is too small.
+
+    Raises:
+        MashbillError: It is.
+    """
+    if free - needed < reserve:
+        raise MashbillError(
+            f"the disk is too small: {free / 2**20:,.0f} MiB are free, and the store may take {needed / 2**20:,.0f}",
+            where=str(place),
+            why=f"{reserve / 2**20:,.0f} MiB are left free for others",
+            help="make room, choose a `store` on another disk, or keep less: capture.k, capture.mass",
+        )
 
 
 def _require_room(folder: Path, plan: Plan, shard: Shard, reserve: int) -> None:

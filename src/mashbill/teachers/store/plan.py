@@ -5,7 +5,7 @@ Everything follows from the recipe and the rows, so that workers who never speak
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -131,7 +131,7 @@ def content_of_rows(contents: Iterable[bytes]) -> str:
     return hashlib.sha256(b"".join(contents)).hexdigest()
 
 
-def cut(n_positions: Sequence[int], contents: Sequence[bytes], *, at_most: int) -> tuple[Shard, ...]:
+def cut(n_positions: Iterable[int], contents: Iterable[bytes], *, at_most: int) -> tuple[Shard, ...]:
     """Cut rows into shards of at most so many positions, a row at least.
 
     Args:
@@ -139,14 +139,20 @@ def cut(n_positions: Sequence[int], contents: Sequence[bytes], *, at_most: int) 
         contents: The sha256 of what is asked about each row.
         at_most: Positions of a shard.
     """
+    return cut_rows(zip(n_positions, contents, strict=True), at_most=at_most)
+
+
+def cut_rows(rows: Iterable[tuple[int, bytes]], *, at_most: int) -> tuple[Shard, ...]:
+    """Cut rows, given as they come and not remembered, into shards: see :func:`cut`."""
     shards: list[Shard] = []
-    first = total = 0
-    for row in range(len(n_positions) + 1):
-        is_full = row > first and (row == len(n_positions) or total + n_positions[row] > at_most)
-        if is_full:
-            content = content_of_rows(contents[first:row])
-            shards.append(Shard(len(shards), first, row - first, total, content))
-            first, total = row, 0
-        if row < len(n_positions):
-            total += n_positions[row]
+    first = n_rows = total = 0
+    digest = hashlib.sha256()
+    for n, content in rows:
+        if n_rows and total + n > at_most:
+            shards.append(Shard(len(shards), first, n_rows, total, digest.hexdigest()))
+            first, n_rows, total, digest = first + n_rows, 0, 0, hashlib.sha256()
+        digest.update(content)
+        n_rows, total = n_rows + 1, total + n
+    if n_rows:
+        shards.append(Shard(len(shards), first, n_rows, total, digest.hexdigest()))
     return tuple(shards)
