@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import mashbill
-from mashbill.cli import audit, capture, distill, doctor, export, init, report, scorecard, validate, verify
+from mashbill.cli import audit, capture, distill, doctor, export, import_, init, report, scorecard, validate, verify
 from mashbill.cli.reply import Reply, show, show_error
 from mashbill.errors import MashbillError
 
@@ -32,13 +32,14 @@ COMMANDS = (
     scorecard.scorecard,
     capture.capture,
     verify.verify,
+    import_.import_,
     distill.distill,
     report.report,
     export.export,
     audit.audit,
 )
 for _command in COMMANDS:
-    app.command(epilog=EVERYWHERE)(_command)
+    app.command(_command.__name__.rstrip("_"), epilog=EVERYWHERE)(_command)
 
 
 def _version(is_wanted: bool) -> bool:

@@ -1,6 +1,7 @@
 """From the names in a recipe to the things they stand for: the weight operator and the teachers."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,11 +10,11 @@ from mashbill.errors import MashbillError, VocabularyError
 from mashbill.teachers.bases import Bases
 from mashbill.teachers.labelled import LabelledTeacher
 from mashbill.teachers.protocol import CallableTeacher, Teacher
-from mashbill.teachers.store.stored import StoredTeacher
 from mashbill.train import recipe
 from mashbill.train.endpoint_teachers import endpoint_teacher
 from mashbill.train.local_teachers import local_teacher
 from mashbill.train.protocol import Student
+from mashbill.train.stores import open_store
 from mashbill.weights import simplex
 from mashbill.weights.compose import product
 from mashbill.weights.evidence import WeightOperator
@@ -77,7 +78,9 @@ def build_teacher(
     """
     where = f"teachers[{number}]"
     if spec.store is not None:
-        return StoredTeacher(spec.id, base / spec.store, student.vocabulary)
+        asked = spec.model_copy(update={"store": None})
+        live = partial(build_teacher, number, asked, student, base, bases=bases) if spec.can_be_asked else None
+        return open_store(spec, base / spec.store, student.vocabulary, live)
     if spec.plugin is not None:
         return _plugin_teacher(where, spec, student)
     if spec.endpoint is not None:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -41,6 +41,10 @@ class Ragged:
         """Return some rows, filled up on the right to the longest of them, and which values are real."""
         place, real = self.places(index)
         return torch.where(real, self.values[place], fill), real
+
+    def rows_at(self, index: Int[Tensor, " B"]) -> "Ragged":
+        """Return some rows, end to end."""
+        return Ragged.of([self.values[self.starts[n] : self.starts[n + 1]] for n in index.tolist()])
 
     def places(
         self, index: Int[Tensor, " B"], *, width: int | None = None
@@ -119,6 +123,17 @@ class Corpus:
             for tensor in (part.values, part.starts):
                 digest.update(tensor.numpy().tobytes())
         return digest.hexdigest()
+
+    def rows_at(self, index: Int[Tensor, " B"]) -> "Corpus":
+        """Return a corpus of some of the rows; tasks, contexts and teachers keep their numbers."""
+        tensors = ("task", "context", "route", "features", "variances", "critical")
+        return replace(
+            self,
+            rows=tuple(self.rows[n] for n in index.tolist()),
+            input_ids=self.input_ids.rows_at(index),
+            labels=self.labels.rows_at(index),
+            **{name: getattr(self, name)[index] for name in tensors},
+        )
 
     def batch(self, index: Int[Tensor, " B"]) -> Batch:
         """Return some rows, padded."""

@@ -211,7 +211,7 @@ def _multiples(packed: np.ndarray, one: Bin) -> Tensor:
 
 
 def _bin_off(scale: Tensor, one: Bin) -> Tensor:
-    """Most by which an entry of a bin is off: half a step, but at the range's end a whole one and what the scale lost."""
+    """Most by which an entry of a bin is off: half a step, and at the range's end a whole one with the scale's loss."""
     if one.element_bits == 1:
         return 1.5 * scale
     lost = scale * 2.0 ** -_PRECISION[one.scale_dtype] + _least(one.scale_dtype)

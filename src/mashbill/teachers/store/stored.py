@@ -3,19 +3,20 @@
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from mashbill.distributions.topk import TopK
 from mashbill.errors import MashbillError, TeacherError, VocabularyError
 from mashbill.teachers.positions import joined, spread
 from mashbill.teachers.protocol import Inputs, Scored
 from mashbill.teachers.store.columns import Answered, widened
 from mashbill.teachers.store.content import content_of
-from mashbill.teachers.store.files import read_index, read_note, read_shard
+from mashbill.teachers.store.files import part_of, read_note, read_refused, read_shard
+from mashbill.teachers.store.finding import Finder
 from mashbill.teachers.store.plan import FILE, Plan, Shard
 from mashbill.teachers.vocabulary import Vocabulary
 
@@ -44,12 +45,13 @@ class StoredTeacher:
         self.plans = {one: Plan.read(one) for one in inside or [self.folder]}
         self._most_shards = most_shards
         self._kept: OrderedDict[tuple[Path, int], Answered] = OrderedDict()
+        self._ahead: dict[tuple[Path, int], Future[Answered]] = {}
         for place, plan in self.plans.items():
             self._require(place, plan, vocabulary)
 
     def identity(self) -> Mapping[str, str]:
         """Return what pins the teacher down that was asked, and the digests of the stores."""
-        (place, plan), *_ = self.plans.items()
+        plan = next(iter(self.plans.values()))
         return {**plan.teacher, "stores": " ".join(one.digest for one in self.plans.values())}
 
     def score(self, inputs: Inputs) -> Scored:
@@ -59,17 +61,34 @@ class StoredTeacher:
             TeacherError: A row is not in the store, or was another one when the teacher was asked.
             CorruptionError: A shard is not what was written.
         """
-        parts, places = [], []
+        parts, places, refused = [], [], {}
         n_positions = inputs.mask.shape[1]
         for b in range(len(inputs.row_ids)):
-            folder, shard, row = self._where(inputs, b)
-            answered = self._shard(folder, shard)
+            answered, row = self._found(inputs, b)
+            if answered.refused[row]:
+                refused[b] = answered.refused[row]
             here = slice(int(answered.starts[row]), int(answered.starts[row + 1]))
-            parts.append(_slice(answered.scored, here))
+            parts.append(part_of(answered.scored, here))
             places.append(b * n_positions + torch.from_numpy(answered.positions[here].astype(np.int64)))
         widest = max(one.distribution.logprobs.shape[-1] for one in parts)
         even = [Scored(widened(one.distribution, widest), one.statistics) for one in parts]
-        return spread(joined(even), torch.cat(places), (len(inputs.row_ids), n_positions))
+        return replace(spread(joined(even), torch.cat(places), (len(inputs.row_ids), n_positions)), refused=refused)
+
+    @cached_property
+    def refused(self) -> Mapping[str, str]:
+        """Ids of rows that the teacher could not answer, and why."""
+        found: dict[str, str] = {}
+        for folder, plan in self.plans.items():
+            for shard in plan.shards:
+                note = read_note(folder, shard)
+                if note is not None and note.n_refused:
+                    found |= dict(read_refused(folder, shard))
+        return found
+
+    def reason(self, inputs: Inputs, row: int) -> str:
+        """Return why the teacher could not answer a row of a batch; empty if it did."""
+        answered, place = self._found(inputs, row)
+        return answered.refused[place]
 
     def shards(self, *, seed: int | None = None) -> Iterator[Answered]:
         """Stream all shards, the next one read while one is in use.
@@ -89,44 +108,57 @@ class StoredTeacher:
                 yield one.result()
 
     @cached_property
-    def _places(self) -> dict[str, dict[bytes, tuple[Path, Shard, int]]]:
-        """Folder, shard and place of each row, by its id and by what was asked."""
-        found: dict[str, dict[bytes, tuple[Path, Shard, int]]] = {}
-        for folder, plan in self.plans.items():
-            for shard in plan.shards:
-                for place, (row_id, content) in enumerate(read_index(folder, shard)):
-                    found.setdefault(row_id, {})[content] = (folder, shard, place)
-        return found
+    def _finder(self) -> Finder:
+        return Finder.of(self.plans)
 
-    def _where(self, inputs: Inputs, row: int) -> tuple[Path, Shard, int]:
-        row_id = inputs.row_ids[row]
-        known = self._places.get(row_id)
-        if known is None:
-            n_rows = sum(plan.n_rows for plan in self.plans.values())
-            raise TeacherError(
-                f"row `{row_id}` is not in the store of teacher `{self.id}`",
-                where=str(self.folder),
-                why=f"{n_rows:,} rows were captured, and this is none of them",
-                help="capture again with these rows",
-            )
-        found = known.get(content_of(inputs, row))
-        if found is None:
+    def _found(self, inputs: Inputs, row: int) -> tuple[Answered, int]:
+        """Return the shard that holds a row of a batch, and the place in it."""
+        row_id, content = inputs.row_ids[row], content_of(inputs, row)
+        for folder, shard, place in self._finder.places(row_id, content):
+            answered = self._shard(folder, shard)
+            if answered.row_ids[place] == row_id and answered.content[place] == content:
+                return answered, place
+        if self._finder.names(row_id):
             raise TeacherError(
                 f"row `{row_id}` is not the row that teacher `{self.id}` was asked about",
                 where=str(self.folder),
                 why="its text, its tokens or the positions that count have changed since",
                 help="capture again with these rows, or restore them",
             )
-        return found
+        raise TeacherError(
+            f"row `{row_id}` is not in the store of teacher `{self.id}`",
+            where=str(self.folder),
+            why=f"{sum(plan.n_rows for plan in self.plans.values()):,} rows were captured, and this is none of them",
+            help="capture again with these rows",
+        )
 
     def _shard(self, folder: Path, shard: Shard) -> Answered:
         key = (folder, shard.number)
         if key not in self._kept:
-            self._kept[key] = read_shard(folder, self.plans[folder], shard)
+            ahead = self._ahead.pop(key, None)
+            self._kept[key] = read_shard(folder, self.plans[folder], shard) if ahead is None else ahead.result()
             if len(self._kept) > self._most_shards:
                 self._kept.popitem(last=False)
+            self._read_ahead(folder, shard.number + 1)
         self._kept.move_to_end(key)
         return self._kept[key]
+
+    def _read_ahead(self, folder: Path, number: int) -> None:
+        """Read the next shard meanwhile: whoever goes through rows in their order wants it soon."""
+        plan, key = self.plans[folder], (folder, number)
+        if number < len(plan.shards) and key not in self._kept:
+            self._ahead = {
+                key: self._ahead.get(key) or self._reader.submit(read_shard, folder, plan, plan.shards[number])
+            }
+
+    @cached_property
+    def _reader(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
+
+    def release(self) -> None:
+        """Let shards go; the next question reads them again."""
+        self._kept.clear()
+        self._ahead.clear()
 
     def _require(self, place: Path, plan: Plan, vocabulary: Vocabulary) -> None:
         if plan.vocabulary != vocabulary.digest or plan.layout.n_entries != len(vocabulary):
@@ -150,10 +182,3 @@ class StoredTeacher:
                 where=str(place),
                 help="run `mashbill capture` again; it goes on where it stopped",
             )
-
-
-def _slice(scored: Scored, here: slice) -> Scored:
-    topk = scored.distribution
-    assert isinstance(topk, TopK), "a store keeps nothing else"
-    part = TopK(topk.ids[here], topk.logprobs[here], topk.log_tail[here], topk.n_entries)
-    return Scored(part, scored.statistics.rows(here))

@@ -1,0 +1,122 @@
+"""Stored answers beside those that the teacher gives today: on the same rows, number by number."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from mashbill import numerics
+from mashbill.distributions.dense import Dense
+from mashbill.distributions.topk import TopK
+from mashbill.errors import MashbillError
+from mashbill.shapes import Float, Int, Tensor
+from mashbill.teachers.protocol import Scored, Teacher
+from mashbill.train.corpus import Corpus
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far stored answers are from those of today.
+
+    Attributes:
+        n_rows: Rows that were asked about again.
+        n_positions: Positions in them.
+        largest: Largest difference of a stored log-probability, in nats.
+        where: Row and position of it.
+        mean: Mean difference of a stored log-probability, in nats, each weighted by its probability.
+        lost: Mean KL divergence in nats from the teacher to what is stored, its tail spread evenly.
+        cut: The part of it that no number of the same entries could avoid: they alone are kept, but exactly.
+        agreement: Share of positions whose most probable entry is the teacher's.
+    """
+
+    n_rows: int
+    n_positions: int
+    largest: float
+    where: str
+    mean: float
+    lost: float
+    cut: float
+    agreement: float
+
+
+def sample_of(corpus: Corpus, n_rows: int) -> Int[Tensor, " N"]:
+    """Return some rows that have positions, evenly spread over the corpus."""
+    index = corpus.n_counted.nonzero().squeeze(1)
+    n = min(n_rows, len(index))
+    return index[torch.linspace(0, len(index) - 1, n).round().long().unique()] if n else index
+
+
+def rescore(live: Teacher, stored: Teacher, corpus: Corpus, index: Int[Tensor, " N"]) -> Difference:
+    """Ask a teacher about rows again, and compare.
+
+    Raises:
+        MashbillError: There is no row to compare, or a row is not the one that was captured.
+    """
+    parts, names = [], []
+    for one in index.split(1):  # a row at a time: whole distributions are large
+        inputs = corpus.inputs(one)
+        kept = stored.score(inputs)
+        if kept.refused:
+            continue
+        mask = inputs.mask
+        parts.append((flat(live.score(inputs), mask), flat(kept, mask)))
+        names += [f"row `{inputs.row_ids[0]}`, position {place}" for place in mask[0].nonzero().squeeze(1).tolist()]
+    return difference(parts, names)
+
+
+def difference(parts: Sequence[tuple[Dense | TopK, Dense | TopK]], names: Sequence[str]) -> Difference:
+    """Compare a teacher's answers, first, with those that were kept, at positions ``[P]`` of several rows.
+
+    Raises:
+        MashbillError: There are none.
+    """
+    if not names:
+        raise MashbillError("there is no row to ask about again", help="the store has none that the teacher answered")
+    gaps, weights, lost, cut, same = [], [], [], [], []
+    for live, kept in parts:
+        truth = dense(live).double()
+        assert isinstance(kept, TopK), "a store keeps nothing else"
+        used = kept.ids >= 0
+        said = truth.gather(-1, kept.ids.clamp_min(0))
+        gaps.append(torch.where(used, (said - kept.logprobs).abs(), 0).amax(dim=-1))
+        weights.append((torch.where(used, said.exp() * (said - kept.logprobs).abs(), 0)).sum(dim=-1))
+        exact = _cut_to(truth, kept)
+        lost.append(_kl(truth, kept.densify()))
+        cut.append(_kl(truth, exact.densify()))
+        best = torch.where(used, kept.logprobs, -torch.inf).argmax(dim=-1, keepdim=True)
+        same.append(kept.ids.gather(-1, best).squeeze(-1) == truth.argmax(dim=-1))
+    gap = torch.cat(gaps)
+    return Difference(
+        n_rows=len(parts),
+        n_positions=len(gap),
+        largest=float(gap.max()),
+        where=names[int(gap.argmax())],
+        mean=float(torch.cat(weights).mean()),
+        lost=float(torch.cat(lost).mean()),
+        cut=float(torch.cat(cut).mean()),
+        agreement=float(torch.cat(same).double().mean()),
+    )
+
+
+def flat(scored: Scored, mask: Tensor) -> Dense | TopK:
+    """Return the distributions at the positions that count."""
+    given = scored.distribution
+    if isinstance(given, Dense):
+        return Dense(given.logprobs[mask])
+    return TopK(given.ids[mask], given.logprobs[mask], given.log_tail[mask], given.n_entries)
+
+
+def dense(given: Dense | TopK) -> Float[Tensor, "P V"]:
+    """Return log-probabilities of all entries, a tail spread evenly."""
+    return given.logprobs if isinstance(given, Dense) else given.densify()
+
+
+def _cut_to(truth: Float[Tensor, "P V"], kept: TopK) -> TopK:
+    slot = torch.where(kept.ids >= 0, kept.ids, truth.shape[-1])
+    wide = torch.nn.functional.pad(truth, (0, 1), value=-torch.inf)
+    rest = wide.scatter(-1, slot, -torch.inf).logsumexp(dim=-1).clamp_min(numerics.LOG_ZERO)
+    return TopK(kept.ids, wide.gather(-1, slot).clamp_min(numerics.LOG_ZERO), rest, kept.n_entries)
+
+
+def _kl(p: Float[Tensor, "P V"], q: Float[Tensor, "P V"]) -> Float[Tensor, " P"]:
+    return (p.exp() * (p - q.double())).sum(dim=-1)
