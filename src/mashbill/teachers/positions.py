@@ -24,7 +24,10 @@ CHUNK_ENTRIES = 2**22
 class Reading(Protocol):
     """How a teacher's output columns become a distribution over the student's ``V`` entries."""
 
-    n_entries: int
+    @property
+    def n_entries(self) -> int:
+        """``V``."""
+        ...
 
     @property
     def n_rows(self) -> int:

@@ -77,8 +77,9 @@ class TokenBytes:
         found = cls(pieces, names, frozenset(spelled), start, tokenizer.eos_token_id, leads_with_space=False)
         kept = found.joined(tokenizer(PROBE, add_special_tokens=False)["input_ids"])
         if kept not in (PROBE.encode(), b" " + PROBE.encode()):
+            became = kept.decode(errors="replace")
             raise VocabularyError(
-                f"the tokenizer of {owner} does not keep text as it is: {PROBE!r} becomes {kept.decode(errors='replace')!r}",
+                f"the tokenizer of {owner} does not keep text as it is: {PROBE!r} becomes {became!r}",
                 why="tokens can be laid side by side only where their bytes add up to the text",
                 help="use a teacher with a byte-level or SentencePiece vocabulary, or with the student's tokenizer",
             )
