@@ -41,7 +41,7 @@ class Vllm:
         """Return the request for what the server itself would say after some tokens."""
         body = {**_usual(self.settings), "prompt": list(prefix), "logprobs": self.settings.top_logprobs}
         body["return_tokens_as_token_ids"] = True
-        return Call("/completions", body, lambda reply: {0: _generated(reply, 0, self.spelling, self.settings)})
+        return Call("/completions", body, lambda reply: {0: generated_legacy(reply, 0, self.spelling, None)})
 
     def words(self, reply: Any) -> Iterator[tuple[int, str]]:
         """Yield every id in a reply with the text that the server gives it."""
@@ -164,7 +164,7 @@ class Completions:
         """Return the request for what the server itself would say after some tokens."""
         prompt = self.spelling.text_of(prefix) if self.as_text else list(prefix)
         body = {**_usual(self.settings), "prompt": prompt, "logprobs": self.settings.top_logprobs}
-        return Call("/completions", body, lambda reply: {0: _generated(reply, 0, self.spelling, self.settings)})
+        return Call("/completions", body, lambda reply: {0: generated_legacy(reply, 0, self.spelling, None)})
 
     def _read(self, reply: Any, question: Question, sent: Sequence[int]) -> Mapping[int, Listed]:
         n, path = len(sent), ("choices", 0, "logprobs")
@@ -181,7 +181,7 @@ class Completions:
             if 0 < place < len(said):
                 known = own[place] if self.shift == 0 and place < n else None
                 label, is_top = question.tokens[at + 1], self.shift == 0
-                found[at] = _by_text(tops[place], self.spelling, self.settings, label, known, is_top=is_top)
+                found[at] = _by_text(tops[place], self.spelling, label, known, is_top=is_top)
         return found
 
     def _require_end(self, reply: Any, said: Sequence[str], sent: Sequence[int]) -> None:
@@ -195,25 +195,19 @@ class Completions:
                 raise unanswerable("its tokens end elsewhere than the student's: they do not line up")
 
 
-def generated_legacy(reply: Any, place: int, spelling: Spelling, settings: Settings, label: int | None) -> Listed:
+def generated_legacy(reply: Any, place: int, spelling: Spelling, label: int | None) -> Listed:
     """Return what a legacy reply says about the ``place``-th token that was generated."""
     tops = sequence(reply, "choices", 0, "logprobs", "top_logprobs", n_least=place + 1)
-    return _by_text(tops[place], spelling, settings, label, None)
+    return _by_text(tops[place], spelling, label, None)
 
 
-def _generated(reply: Any, place: int, spelling: Spelling, settings: Settings) -> Listed:
-    return generated_legacy(reply, place, spelling, settings, None)
-
-
-def _by_text(
-    entry: Any, spelling: Spelling, settings: Settings, label: int | None, own: Any, *, is_top: bool = True
-) -> Listed:
+def _by_text(entry: Any, spelling: Spelling, label: int | None, own: Any, *, is_top: bool = True) -> Listed:
     if not isinstance(entry, dict):
         raise bad("its reply has no list at a position")
     pairs = [(spelling.id_of_text(text), number) for text, number in entry.items()]
-    # Tokens of the same text overwrite each other, so that a list may be shorter than was asked for.
-    n_least = -(-3 * settings.top_logprobs // 4)
-    return listed(pairs, n_least=n_least, label=label, label_logprob=own, is_top=is_top)
+    # Tokens of the same text overwrite each other: parts of characters have none of their own, and a list of them may
+    # be much shorter than was asked for. They have no certain id either, so that the list does not count as the top.
+    return listed(pairs, n_least=1, label=label, label_logprob=own, is_top=is_top)
 
 
 def _first(form: "Vllm | Sglang | Completions", question: Question) -> list[Call]:

@@ -46,7 +46,7 @@ class Steps:
         """Return what a reply says about the ``place``-th token that was generated."""
         if isinstance(member(reply, "choices", 0, "logprobs"), dict) and "content" in reply["choices"][0]["logprobs"]:
             return by_entries(reply, place, self.spelling, self.settings, label, trust_ids=self.trust_ids)
-        return generated_legacy(reply, place, self.spelling, self.settings, label)
+        return generated_legacy(reply, place, self.spelling, label)
 
     def _call(self, prefix: Sequence[int], label: int, at: int) -> Call:
         def read(reply: Any) -> Mapping[int, Listed]:

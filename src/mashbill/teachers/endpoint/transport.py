@@ -59,16 +59,14 @@ class Transport:
 
         key = settings.key()
         self.redact = Redactor(key)
-        # Variables of the client's own say nothing about this endpoint; without a key no header is sent.
-        headers: dict[str, Any] = {"OpenAI-Organization": Omit(), "OpenAI-Project": Omit()}
-        if key is None:
-            headers["Authorization"] = Omit()
+        # The client reads variables of its own, which say nothing about this endpoint; without a key none is sent.
+        own = {"OpenAI-Organization": Omit(), "OpenAI-Project": Omit()}
+        self._options: Any = {"headers": {"Authorization": f"Bearer {key}" if key else Omit(), **own}}
         self._client = OpenAI(
             api_key=key or "none",
             base_url=settings.url,
             max_retries=0,
             timeout=settings.timeout,
-            default_headers=headers,
         )
         self._loggers = [logging.getLogger(name + child) for name in _LOGGERS for child in _CHILDREN]
         for logger in self._loggers:
@@ -93,9 +91,9 @@ class Transport:
 
         try:
             if body is None:
-                content = self._client.get(path, cast_to=bytes)
+                content = self._client.get(path, cast_to=bytes, options=self._options)
             else:
-                content = self._client.post(path, cast_to=bytes, body=dict(body))
+                content = self._client.post(path, cast_to=bytes, body=dict(body), options=self._options)
         except openai.APITimeoutError:
             raise Failed("no answer in time", "again") from None
         except openai.APIStatusError as error:
