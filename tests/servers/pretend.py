@@ -118,7 +118,7 @@ class Pretend:
             return self._completions(body)
         if path == "/v1/chat/completions":
             return self._chat(body)
-        if path == "/generate" and body.get("return_logprob"):
+        if path == "/generate" and self.habits.echoes:
             return self._generate(body)
         raise Wrong(404, "Not Found")
 

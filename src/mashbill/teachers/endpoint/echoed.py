@@ -189,7 +189,8 @@ class Completions:
         offsets = member(reply, "choices", 0, "logprobs").get("text_offset")
         if len(said) > len(sent) + 1:
             raise unanswerable(f"it cuts the row into {len(said)} tokens or more, and the student into {len(sent)}")
-        if self.as_text and isinstance(offsets, list) and len(offsets) > len(sent):
+        is_whole = not any("\ufffd" in text for text in said)  # Parts of characters have no length of their own.
+        if self.as_text and is_whole and isinstance(offsets, list) and len(offsets) > len(sent):
             length = len(self.spelling.text_of(sent))
             if isinstance(offsets[len(sent)], int) and offsets[len(sent)] != length:
                 raise unanswerable("its tokens end elsewhere than the student's: they do not line up")

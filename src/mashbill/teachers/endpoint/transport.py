@@ -87,37 +87,44 @@ class Transport:
         return self._attempt(path, body)
 
     def _attempt(self, path: str, body: Mapping[str, Any] | None) -> Any:
+        content = self._sent(path, body)
+        # Raised out here, so that the client's own error, which holds all that the server said, is not its context.
+        if isinstance(content, Failed):
+            raise content
+        return self._parsed(content)
+
+    def _sent(self, path: str, body: Mapping[str, Any] | None) -> bytes | Failed:
+        """Return the bytes of a reply, or how the request failed."""
         import openai
 
         try:
             if body is None:
-                content = self._client.get(path, cast_to=bytes, options=self._options)
-            else:
-                content = self._client.post(path, cast_to=bytes, body=dict(body), options=self._options)
+                return self._client.get(path, cast_to=bytes, options=self._options)
+            return self._client.post(path, cast_to=bytes, body=dict(body), options=self._options)
         except openai.APITimeoutError:
-            raise Failed("no answer in time", "again") from None
+            return Failed("no answer in time", "again")
         except openai.APIStatusError as error:
-            status, text, headers = error.status_code, error.response.text, error.response.headers
-            raise self._of_status(status, text, headers) from None
+            return self._of_status(error.status_code, error.response.text, error.response.headers)
         except openai.APIConnectionError as error:
             cause = error.__cause__
             is_gone = type(cause).__name__ in ("ConnectError", "UnsupportedProtocol")
             why = self._shown(str(cause)) or "the connection broke"
-            raise Failed(f"cannot reach it: {why}", "again", is_gone=is_gone) from None
+            return Failed(f"cannot reach it: {why}", "again", is_gone=is_gone)
         except openai.OpenAIError as error:
-            raise Failed(f"the client failed: {self._shown(str(error))}", "again") from None
-        return self._parsed(content)
+            return Failed(f"the client failed: {self._shown(str(error))}", "again")
 
     def _parsed(self, content: bytes) -> Any:
+        told = "no JSON"
         try:
             return json.loads(content, parse_constant=_no_number)
-        except (ValueError, RecursionError) as error:
-            shown = self._shown(content.decode("utf-8", "replace"))
-            if shown[:1] == "<":
-                told = f"it answers with a web page, not with JSON: {shown}"
-                raise Failed(told, "again", is_foreign=True) from None
-            told = "numbers that are not finite" if isinstance(error, _NoNumberError) else "no JSON"
-            raise bad(f"its reply is {told}: {shown or 'nothing'}") from None
+        except _NoNumberError:
+            told = "numbers that are not finite"
+        except (ValueError, RecursionError):
+            pass
+        shown = self._shown(content.decode("utf-8", "replace"))
+        if shown[:1] == "<":
+            raise Failed(f"it answers with a web page, not with JSON: {shown}", "again", is_foreign=True)
+        raise bad(f"its reply is {told}: {shown or 'nothing'}")
 
     def _of_status(self, status: int, text: str, headers: Mapping[str, str]) -> Failed:
         reason = f"HTTP {status}: {self._shown(_message(text))}"
