@@ -99,7 +99,9 @@ def leaks(folder: Path) -> list[str]:
     return [str(file) for file in files if any(form in file.read_bytes() for form in forms)]
 
 
-def storm(folder: Path, *, n_rows: int, share: float, seed: int, budget: int, concurrency: int = 32) -> dict[str, Any]:
+def storm(
+    folder: Path, *, n_rows: int, share: float, seed: int, budget: int, concurrency: int = 32, n_good: int = 0
+) -> dict[str, Any]:
     """Capture rows through a faulty server, and return what became of them.
 
     Args:
@@ -109,6 +111,7 @@ def storm(folder: Path, *, n_rows: int, share: float, seed: int, budget: int, co
         seed: Of rows and faults.
         budget: Further attempts allowed.
         concurrency: Requests under way at once.
+        n_good: Requests that do not fail, the first ones; a self-test takes six.
     """
     rows = draw_rows(n_rows, seed=seed)
     log = logging.FileHandler(folder / "everything.log")
@@ -118,7 +121,7 @@ def storm(folder: Path, *, n_rows: int, share: float, seed: int, budget: int, co
     os.environ[VARIABLE] = KEY
     out, began = io.StringIO(), time.perf_counter()
     try:
-        with FaultyServer(seed=seed, share=share) as server:
+        with FaultyServer(seed=seed, share=share, n_good=n_good) as server:
             server.become(key=KEY)
             recipe = write_recipe(folder, server.url, rows, budget=budget, concurrency=concurrency)
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
