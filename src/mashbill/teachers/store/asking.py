@@ -190,6 +190,7 @@ def _path(folder: Path, shard: Shard) -> Path:
 
 
 def _unknown(path: Path, shard: Shard, why: str) -> CorruptionError:
+    path.unlink(missing_ok=True)  # what is missing is laid down again
     return CorruptionError(
         f"what is to be asked about {shard.rows} cannot be read",
         where=str(path),
