@@ -49,6 +49,8 @@ class Adapters:
             with warnings.catch_warnings():
                 # peft asks transformers in a form that has a newer one.
                 warnings.simplefilter("ignore", FutureWarning)
+                # Copies of a tied head matter to those who merge adapters; here they only speak.
+                warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings")
                 if self._peft is None:
                     self._peft = PeftModel(self.model, config, adapter_name=adapter.name)
                 else:

@@ -55,11 +55,9 @@ def kept(name: str, revision: str, *, gguf_file: str | None = None, code: bool =
 
     asked = _asked(gguf_file, code=code)
     try:
-        folder = Path(snapshot_download(name, revision=revision, local_files_only=True, **asked))
+        return _whole(snapshot_download(name, revision=revision, local_files_only=True, **asked), asked)
     except OSError:
         return None
-    # A cache that other programs filled may hold the configuration alone.
-    return folder if any(folder.glob(asked["allow_patterns"][0])) else None
 
 
 def snapshot(name: str, revision: str, *, teacher_id: str, gguf_file: str | None = None, code: bool = False) -> Path:
@@ -84,8 +82,9 @@ def snapshot(name: str, revision: str, *, teacher_id: str, gguf_file: str | None
     here = kept(name, revision, gguf_file=gguf_file, code=code)
     if here is not None:
         return here
+    asked = _asked(gguf_file, code=code)
     try:
-        return Path(snapshot_download(name, revision=revision, **_asked(gguf_file, code=code)))
+        return _whole(snapshot_download(name, revision=revision, **asked), asked)
     except Exception as error:  # what the hub's client raises has no common class
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0") else ""
         raise MashbillError(
@@ -99,3 +98,10 @@ def snapshot(name: str, revision: str, *, teacher_id: str, gguf_file: str | None
 def _asked(gguf_file: str | None, *, code: bool) -> dict[str, Any]:
     patterns = [*((gguf_file,) if gguf_file else WEIGHTS), *REST, *(("*.py",) if code else ())]
     return {"allow_patterns": patterns, "ignore_patterns": ["consolidated*", "original/*"]}
+
+
+def _whole(folder: str, asked: dict[str, Any]) -> Path:
+    """Refuse a snapshot without weights: a cache that other programs filled may hold the configuration alone."""
+    if not any(Path(folder).glob(asked["allow_patterns"][0])):
+        raise FileNotFoundError(f"no {asked['allow_patterns'][0]} in {folder}")
+    return Path(folder)
