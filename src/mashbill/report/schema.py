@@ -57,6 +57,24 @@ class StudentIdentity(Part):
     source: str | None = ""
 
 
+class TeacherHeard(Part):
+    """How much of a teacher the training rows heard; None where it does not apply."""
+
+    n_positions: int
+    answered: float
+    kept: float
+    mapped: float | None = None
+    samples: float | None = None
+    single: float | None = None
+    error: float | None = None
+    tail: tuple[float, float] | None = None
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether it was silent somewhere, or heard in another way than by probabilities of the student's entries."""
+        return self.answered < 1 or any(one is not None for one in (self.mapped, self.samples, self.tail))
+
+
 class Run(Part):
     """``run.json``: what ran, where, and whether it ended."""
 
@@ -74,7 +92,9 @@ class Run(Part):
     recipe_sha256: str = ""
     data: dict[str, DataFile] = {}
     teachers: list[TeacherIdentity] = []
+    refused: dict[str, dict[str, int]] = {}
     student: StudentIdentity = StudentIdentity()
+    heard: dict[str, TeacherHeard] = {}
     tasks: list[str] = []
     contexts: list[str] = []
     step_seconds: float | None = None

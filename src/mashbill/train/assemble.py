@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from mashbill.durable import sha256_of
 from mashbill.errors import MashbillError
 from mashbill.teachers.protocol import Teacher
 from mashbill.train import recipe
@@ -13,14 +14,15 @@ from mashbill.train.build import build_operator, build_teachers
 from mashbill.train.callbacks import open_reporter
 from mashbill.train.corpus import Corpus, encode_sets
 from mashbill.train.data import read_rows
-from mashbill.durable import sha256_of
 from mashbill.train.engine import Job, Training
 from mashbill.train.gather import Knowledge
+from mashbill.train.heard import require_known_certainty
 from mashbill.train.ledger import Ledger, ledger_of
 from mashbill.train.loading import Loaded
 from mashbill.train.protocol import Student
 from mashbill.train.sampler import Sampler, mix_probabilities
 from mashbill.train.step import Lesson
+from mashbill.train.stores import without_refused
 from mashbill.train.students import build_student, origin
 from mashbill.train.targets import Targets
 from mashbill.weights.evidence import WeightOperator
@@ -32,7 +34,17 @@ TRAIN = "training rows"
 
 @dataclass(frozen=True)
 class Parts:
-    """Everything that a recipe names, built."""
+    """Everything that a recipe names, built.
+
+    Attributes:
+        student: Who learns.
+        teachers: In the order of the recipe.
+        operator: Of their weights.
+        corpora: Rows of each set, without those that a teacher refused.
+        data: The sha256 of each data file.
+        ledger: What a resumed run must not change.
+        refused: Rows of each set that each teacher refused, by teacher and set.
+    """
 
     student: Student
     teachers: Sequence[Teacher]
@@ -40,6 +52,7 @@ class Parts:
     corpora: Mapping[str, Corpus]
     data: Mapping[str, str]
     ledger: Ledger
+    refused: Mapping[str, Mapping[str, int]]
 
 
 def data_hashes(loaded: Loaded) -> dict[str, str]:
@@ -64,15 +77,17 @@ def build_parts(loaded: Loaded, data: Mapping[str, str]) -> Parts:
     given, base = loaded.recipe, loaded.path.parent
     ids = [teacher.id for teacher in given.teachers]
     operator = build_operator(given.weighting, ids)  # first: it fails fastest
+    require_known_certainty(operator, given.teachers)
     student = build_student(given.student, base, given.train.seed)
-    teachers = build_teachers(given.teachers, student, base)
+    teachers = build_teachers(given.teachers, student, base, data=given.data)
     critical = given.critical.labels if given.critical else ()
     paths = {TRAIN: given.data.train, **given.data.eval}
     sets = {name: read_rows(loaded.resolve(path), given.data, critical_labels=critical) for name, path in paths.items()}
     corpora = encode_sets(student, sets, max_length=given.data.max_length, teachers=ids)
+    corpora, refused = without_refused(given.teachers, teachers, corpora)
     identities = {teacher.id: dict(teacher.identity()) for teacher in teachers}
     ledger = ledger_of(given, data=data, teachers=identities, student=origin(given.student, base))
-    return Parts(student, teachers, operator, corpora, data, ledger)
+    return Parts(student, teachers, operator, corpora, data, ledger, refused)
 
 
 def prepare_training(

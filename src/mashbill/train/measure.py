@@ -16,6 +16,7 @@ from mashbill.train.data import read_rows
 from mashbill.train.evaluate import DEFAULT_CONFIDENCE, declares_critical
 from mashbill.train.loading import Loaded
 from mashbill.train.metrics import Marks, RowTotals
+from mashbill.train.stores import without_refused
 from mashbill.train.students import build_student
 from mashbill.train.targets import Targets, collect, require_answers
 from mashbill.weights.scorecard import Cell, Scorecard, certify_orders, orders_of
@@ -45,7 +46,8 @@ def measure_scorecard(loaded: Loaded, *, progress: Progress | None = None) -> Sc
     corpus = build_corpus(student, rows, max_length=recipe.data.max_length, teachers=names)
     _require_labels(corpus, where=str(recipe.data.scorecard))
     directory = loaded.resolve(recipe.output) / "teachers"
-    teachers = build_teachers(recipe.teachers, student, base)
+    teachers = build_teachers(recipe.teachers, student, base, data=recipe.data)
+    corpus = without_refused(recipe.teachers, teachers, {"scorecard rows": corpus})[0]["scorecard rows"]
     if not directory.exists():
         require_answers(teachers, corpus)
     targets = []

@@ -79,7 +79,14 @@ class Endpoint(Section):
     top_logprobs: int = Field(default=20, ge=1)
 
 
-_ORIGINS = {"model": "a local model", "plugin": "an installed plug-in", "endpoint": "a model behind HTTP"}
+class Align(Section):
+    """What a teacher with a tokenizer of its own must at least be heard to say."""
+
+    min_mapped: Probability = 0.5
+    min_positions: Probability = 0.5
+
+
+_ORIGINS = {"model": "a local model", "plugin": "a plug-in", "endpoint": "a model behind HTTP", "samples": "its text"}
 
 
 class Teacher(Section):
@@ -99,10 +106,15 @@ class Teacher(Section):
     top_k: int | None = Field(default=64, ge=1)
     plugin: Name | None = None
     endpoint: Endpoint | None = None
+    samples: FilePath | None = None
+    smoothing: Annotated[float, Field(ge=0)] = 0.0
     options: dict[str, Any] = {}
     labels: dict[str, str] = {}
     outside: Literal["condition", "tail"] = "condition"
+    align: Align | None = None
+    at_temperature: Literal["refuse", "bound"] = "refuse"
     store: FilePath | None = None
+    refused: Literal["error", "drop"] = "error"
 
     @model_validator(mode="after")
     def _one_origin(self) -> "Teacher":

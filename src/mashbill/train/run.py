@@ -15,15 +15,16 @@ from typing import Any, Literal
 
 import torch
 
+from mashbill.durable import publish
 from mashbill.errors import MashbillError
 from mashbill.progress import Progress
 from mashbill.train import checkpoint
 from mashbill.train.assemble import TRAIN, Parts, build_parts, data_hashes, prepare_training
 from mashbill.train.build import needs_scorecard
 from mashbill.train.callbacks import require_trackers
-from mashbill.durable import publish
 from mashbill.train.engine import refuse_several_processes
 from mashbill.train.evaluate import evaluate_run
+from mashbill.train.heard import hear
 from mashbill.train.interruption import Interruption
 from mashbill.train.ledger import require_same
 from mashbill.train.lineage import RunRecord, logging_to, read_run, recipe_sha256, write_manifest
@@ -165,6 +166,7 @@ def _carry_out(
         for name, corpus in parts.corpora.items():
             targets[name].append(collect(teacher, corpus, directory / "teachers", progress))
         getattr(teacher, "release", lambda: None)()
+    record.update(heard=_heard(loaded, parts, targets[TRAIN]))
     record.update(teacher_seconds=round(record.values["teacher_seconds"] + time.perf_counter() - started, 3))
     training = prepare_training(loaded, parts, targets, scorecard, directory)
     if saved is not None:
@@ -195,6 +197,16 @@ def _carry_out(
     return RunResult(directory, "finished", position.step, result)
 
 
+def _heard(loaded: Loaded, parts: Parts, targets: Sequence[Targets]) -> dict[str, dict[str, Any]]:
+    """Return how much of each teacher the training rows hear; too little of one ends the run."""
+    temperature = loaded.recipe.distill.divergence.temperature
+    each = zip(loaded.recipe.teachers, parts.teachers, targets, strict=True)
+    return {
+        teacher.id: hear(spec, teacher, own, parts.corpora[TRAIN], temperature=temperature).facts
+        for spec, teacher, own in each
+    }
+
+
 def _scorecard(loaded: Loaded, parts: Parts, directory: Path, progress: Progress | None) -> Scorecard | None:
     if not needs_scorecard(parts.operator, loaded.recipe.weighting):
         return None
@@ -222,6 +234,10 @@ def _describe(loaded: Loaded, parts: Parts, record: RunRecord) -> None:
             for name, each in parts.corpora.items()
         },
         teachers=teachers,
+        refused={
+            teacher: {"train" if name == TRAIN else name: n for name, n in each.items()}
+            for teacher, each in parts.refused.items()
+        },
         student={
             **origin(given.student, loaded.path.parent),
             "n_parameters": sum(parameter.numel() for parameter in parts.student.module.parameters()),

@@ -91,7 +91,7 @@ def without_refused(
             left[found] = False
             counts.setdefault(teacher.id, {})[name] = len(found)
         if not bool(left.any()):
-            raise MashbillError(f"no row of the {name} is left: teachers refused all of them", where="teachers")
+            raise MashbillError(f"no row of {name} is left: teachers refused all of them", where="teachers")
         kept[name] = corpus if bool(left.all()) else corpus.rows_at(left.nonzero().squeeze(1))
     return kept, counts
 

@@ -44,6 +44,10 @@ def section(files: RunFiles) -> dict[str, object]:
         Fact(name, f"{text.plural(file.rows, 'row')} · {shorten(file.sha256)}", file.sha256)
         for name, file in run.data.items()
     ]
+    data += [
+        Fact(f"refused by {teacher}", ", ".join(f"{text.plural(n, 'row')} of {name}" for name, n in each.items()))
+        for teacher, each in run.refused.items()
+    ]
     teachers = [
         Fact(
             each.id,
