@@ -84,7 +84,7 @@ def test_the_label_is_read_so_that_a_token_beyond_the_end_shows():
 
 def test_a_leading_space_that_is_nobodys_shifts_and_takes_the_start_along():
     student, teacher = tokens(start=(90,)), tokens([" a"], start=(90,), space=True)
-    ids, aligned = laid("ab", student, teacher)
+    _, aligned = laid("ab", student, teacher)
     assert [teacher.pieces.get(id) for id in greedy(teacher)("ab")] == [b" a", b"b"]
     assert aligned.partner == (-1, 1, 2)  # what is expected before ` a` is not what is expected before `a`
     apart = laid("ba", student, tokens([" a"], start=(90,), space=True))[1]  # the space is a token of its own
@@ -93,7 +93,7 @@ def test_a_leading_space_that_is_nobodys_shifts_and_takes_the_start_along():
 
 def test_a_text_that_begins_with_a_space_needs_no_other():
     student, teacher = tokens([" a"]), tokens([" a"], start=(90,), space=True)
-    ids, aligned = laid(" ab", student, teacher)
+    _, aligned = laid(" ab", student, teacher)
     assert aligned.ids == (90, *greedy(teacher)("ab")[: len(aligned.ids) - 1])
     assert aligned.partner == (1, 2)
 

@@ -75,23 +75,44 @@ def empirical(answers: Int[Tensor, "n *batch"], *, n_entries: int, smoothing: fl
         )
     n_samples = answers.shape[0]
     ids, counts = _counted(answers.movedim(0, -1).long())
-    used, total = counts > 0, n_samples + smoothing * n_entries
-    n_seen = used.sum(dim=-1)
+    n_seen = (counts > 0).sum(dim=-1)
     share = counts / n_samples
-    distribution = TopK(
-        ids,
-        torch.where(used, numerics.log_of((counts + smoothing) / total), numerics.LOG_ZERO),
-        numerics.log_of(smoothing * (n_entries - n_seen).float() / total),
-        n_entries,
-    )
     return Empirical(
-        distribution,
+        from_counts(ids, counts, n_entries=n_entries, smoothing=smoothing),
         entropy=-(share * numerics.log_of(share)).sum(dim=-1),
         entropy_bias=-(n_seen.float() - 1) / (2 * n_samples),
         consistency=share.amax(dim=-1),
         n_samples=n_samples,
         expected_error=empirical_error(n_entries, n_samples=n_samples, smoothing=smoothing),
     )
+
+
+def from_counts(
+    ids: Int[Tensor, "*batch S"],
+    counts: Float[Tensor, "*batch S"],
+    *,
+    n_entries: int,
+    smoothing: float = 0.0,
+    outside: Float[Tensor, "*batch"] | None = None,
+) -> TopK:
+    """Return ``(count + smoothing) / (n + smoothing V)`` for counted answers; all tail where nothing was counted.
+
+    Args:
+        ids: Each answer once, ``-1`` in unused slots.
+        counts: How often it was given, 0 in unused slots.
+        n_entries: ``V``.
+        smoothing: As in :func:`empirical`.
+        outside: Answers that name no entry; they count as mass of nobody in particular, if an entry is left for it.
+    """
+    used = counts > 0
+    n_seen = used.sum(dim=-1)
+    is_full = n_seen == n_entries
+    lost = torch.zeros_like(counts[..., 0]) if outside is None else torch.where(is_full, 0, outside)
+    n_counted = counts.sum(dim=-1) + lost
+    total = torch.where(n_counted > 0, n_counted + smoothing * n_entries, 1)
+    tail = torch.where(n_counted > 0, lost + smoothing * (n_entries - n_seen).float(), 1) / total
+    logprobs = numerics.log_of((counts + smoothing) / total.unsqueeze(-1))
+    return TopK(ids, torch.where(used, logprobs, numerics.LOG_ZERO), numerics.log_of(tail), n_entries)
 
 
 def empirical_error(n_entries: int, *, n_samples: int, smoothing: float = 0.0) -> float:

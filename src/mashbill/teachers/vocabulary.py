@@ -100,7 +100,8 @@ def require_agreement(student: Vocabulary, teacher: Vocabulary, *, teacher_id: s
         f"teacher `{teacher_id}` does not share the student's vocabulary: {'; '.join(facts)}",
         where=f"teachers.{teacher_id} ({_described(teacher)}; the student has {_described(student)})",
         why="training on these ids would run, and be silently wrong",
-        help="use a teacher with the student's tokenizer, or give the student the teacher's tokenizer",
+        help="use a teacher with the student's tokenizer, give the student the teacher's, or lay their tokens side by "
+        "side: `align: {}` for a local model",
     )
 
 

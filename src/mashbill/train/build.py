@@ -14,6 +14,7 @@ from mashbill.train import recipe
 from mashbill.train.endpoint_teachers import endpoint_teacher
 from mashbill.train.local_teachers import local_teacher
 from mashbill.train.protocol import Student
+from mashbill.train.sample_files import sampled_teacher
 from mashbill.train.stores import open_store
 from mashbill.weights import simplex
 from mashbill.weights.compose import product
@@ -53,19 +54,33 @@ def needs_scorecard(operator: WeightOperator, weighting: recipe.Weighting) -> bo
     return weighting.order == "scorecard" or any(need.startswith(("score:", "order")) for need in needs)
 
 
-def build_teachers(given: Sequence[recipe.Teacher], student: Student, base: Path) -> list[Teacher]:
+def build_teachers(
+    given: Sequence[recipe.Teacher], student: Student, base: Path, *, data: recipe.Data | None = None
+) -> list[Teacher]:
     """Return the recipe's teachers, each speaking the student's vocabulary.
+
+    Args:
+        given: What the recipe says of them.
+        student: Whose vocabulary they have to speak.
+        base: Where relative paths begin.
+        data: What the columns of files of samples mean.
 
     Raises:
         MashbillError: A plug-in does not exist or does not take its options, or a model cannot be loaded.
         VocabularyError: A teacher's entries do not mean what the student's mean.
     """
     bases = Bases()  # teachers that are adapters of one model share it
-    return [build_teacher(number, spec, student, base, bases=bases) for number, spec in enumerate(given)]
+    return [build_teacher(number, spec, student, base, bases=bases, data=data) for number, spec in enumerate(given)]
 
 
 def build_teacher(
-    number: int, spec: recipe.Teacher, student: Student, base: Path, *, bases: Bases | None = None
+    number: int,
+    spec: recipe.Teacher,
+    student: Student,
+    base: Path,
+    *,
+    bases: Bases | None = None,
+    data: recipe.Data | None = None,
 ) -> Teacher:
     """Return one of the recipe's teachers, the ``number``-th; one with a store answers from it.
 
@@ -75,6 +90,7 @@ def build_teacher(
         student: Whose vocabulary it has to speak.
         base: Where relative paths begin.
         bases: Open models that it may share with others.
+        data: What the columns of a file of samples mean.
     """
     where = f"teachers[{number}]"
     if spec.store is not None:
@@ -85,8 +101,11 @@ def build_teacher(
         return _plugin_teacher(where, spec, student)
     if spec.endpoint is not None:
         return endpoint_teacher(spec, student)
+    if spec.samples is not None:
+        return sampled_teacher(spec, student, base, data)
     labels = student_labels(student) if student.kind == "classifier" else None
-    return local_teacher(spec, student.vocabulary, base, labels=labels, bases=bases or Bases())
+    tokenizer = getattr(student, "tokenizer", None)
+    return local_teacher(spec, student.vocabulary, base, labels=labels, bases=bases or Bases(), tokenizer=tokenizer)
 
 
 def _plugin_teacher(where: str, spec: recipe.Teacher, student: Student) -> Teacher:

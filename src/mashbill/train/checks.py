@@ -15,6 +15,7 @@ from mashbill.errors import MashbillError, Problem, RecipeError
 from mashbill.train.check_data import Source, check_coverage, check_critical, check_rows, read_sources
 from mashbill.train.check_models import check_models, student_labels
 from mashbill.train.check_tables import Names
+from mashbill.train.check_teaching import check_teaching
 from mashbill.train.check_weighting import check_constructible, check_weighting, safety_needs, scorecard_needs
 from mashbill.train.data import Row
 from mashbill.train.loading import Loaded
@@ -71,6 +72,7 @@ def check(loaded: Loaded, *, limit: int | None = 20_000, is_captured: bool = Tru
     problems: list[Problem] = []
     labels = _labels(loaded, problems)
     problems += check_models(loaded, labels, is_captured=is_captured)
+    problems += check_teaching(loaded)
     problems += check_critical(loaded, labels)
     sources = read_sources(loaded, problems, limit=limit)
     for source in sources:

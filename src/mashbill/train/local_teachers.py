@@ -4,9 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mashbill.teachers.bases import Bases
+from mashbill.errors import VocabularyError
+from mashbill.teachers.aligned import aligned
+from mashbill.teachers.bases import Bases, model_folder
 from mashbill.teachers.classifier import LocalClassifier
 from mashbill.teachers.local import LocalCausalLM
+from mashbill.teachers.opening import open_tokenizer
+from mashbill.teachers.positions import Reading
 from mashbill.teachers.protocol import Teacher
 from mashbill.teachers.vocabulary import Vocabulary
 from mashbill.train import recipe
@@ -14,7 +18,13 @@ from mashbill.train.local_models import model_path
 
 
 def local_teacher(
-    spec: recipe.Teacher, vocabulary: Vocabulary, base: Path, *, labels: Sequence[str] | None, bases: Bases
+    spec: recipe.Teacher,
+    vocabulary: Vocabulary,
+    base: Path,
+    *,
+    labels: Sequence[str] | None,
+    bases: Bases,
+    tokenizer: Any = None,
 ) -> Teacher:
     """Return the teacher that a recipe describes.
 
@@ -24,15 +34,36 @@ def local_teacher(
         base: Where relative paths begin.
         labels: The student's, if it is a classifier.
         bases: Open models that it may share.
+        tokenizer: The student's; for teachers that have another one.
 
     Raises:
         MashbillError: Something that it names is not there, or is not what a teacher can be.
         VocabularyError: Its ids or labels do not mean what the student's mean.
     """
     options = local_options(spec, base, bases)
+    if spec.align is not None:
+        return _aligned(spec, vocabulary, tokenizer, options)
     if labels is not None:
         return LocalClassifier(spec.id, student_labels=labels, mapping=spec.labels, outside=spec.outside, **options)
     return LocalCausalLM(spec.id, vocabulary=vocabulary, gguf_file=spec.gguf_file, top_k=spec.top_k, **options)
+
+
+def _aligned(spec: recipe.Teacher, vocabulary: Vocabulary, tokenizer: Any, options: dict[str, Any]) -> Teacher:
+    if tokenizer is None:
+        raise VocabularyError(
+            f"teacher `{spec.id}` is to be aligned, but the student reads no tokens",
+            where=f"teachers.{spec.id}.align",
+            help="leave `align` out: labels are mapped by `labels`",
+        )
+    folder = model_folder(options["path"], spec.gguf_file, is_trusted=spec.trust_remote_code)
+    own = open_tokenizer(folder, teacher_id=spec.id)
+
+    def opened(columns: Reading) -> LocalCausalLM:
+        return LocalCausalLM(
+            spec.id, vocabulary=vocabulary, gguf_file=spec.gguf_file, top_k=spec.top_k, columns=columns, **options
+        )
+
+    return aligned(spec.id, tokenizer, own, len(vocabulary), opened)
 
 
 def local_options(spec: recipe.Teacher, base: Path, bases: Bases) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from mashbill.report.figures import canvas, streams
 from mashbill.report.figures.streams import Stream
 from mashbill.report.records import RunFiles
 from mashbill.report.schema import Record, Weights
+from mashbill.report.sections import heard
 from mashbill.report.text import Shown, Table
 
 FINAL_STEPS = 10
@@ -37,6 +38,8 @@ def section(files: RunFiles) -> dict[str, object]:
         "narrow": _large(files, logged, extent, is_wide=False),
         "table": _steps_table(files, logged),
         "multiples": [each for by in ("task", "context") if (each := _multiples(files, logged, extent, by))],
+        "heard": heard.table(files),
+        "heard_notes": heard.notes(files),
         "heat": [each for by in ("task", "context") if (each := heat(files, by))],
     }
 
