@@ -70,7 +70,7 @@ def test_a_finished_set_up_is_not_repeated(dev: ModuleType, installed: list[str]
 def test_the_server_has_an_environment_of_its_own(
     dev: ModuleType, installed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dev, "must", lambda command: dev.call(command))
+    monkeypatch.setattr(dev, "must", dev.call)
     monkeypatch.setattr(dev, "install_cpu_torch", lambda python: True)
     dev.SERVERS.mkdir()
     python = dev.prepare_servers()
