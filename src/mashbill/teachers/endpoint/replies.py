@@ -4,13 +4,25 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from mashbill.teachers.endpoint.asking import Listed, bad
+from mashbill.teachers.endpoint.asking import Listed, Read, bad
 
 SENTINEL = -1000.0
 """Servers write -9999 and the like where they have no number; nothing that a model says is so improbable."""
 TOLERANCE = 1e-3
 """How far above 1 a sum of probabilities may be; engines round."""
 _ABOVE_ZERO = 1e-4
+
+
+def guarded(read: Read, reply: Any) -> Any:
+    """Return what is read from a reply, whatever shape it has.
+
+    Raises:
+        Failed: It cannot be read, or not believed.
+    """
+    try:
+        return read(reply)
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise bad(f"its reply has another shape than what was asked for ({type(error).__name__})") from error
 
 
 def member(value: Any, *keys: str | int) -> Any:

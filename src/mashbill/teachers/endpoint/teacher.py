@@ -15,6 +15,7 @@ from mashbill.teachers.endpoint.asking import Call, Failed, Form, Listed, Questi
 from mashbill.teachers.endpoint.assembling import assemble
 from mashbill.teachers.endpoint.contact import Endpoint, find_form
 from mashbill.teachers.endpoint.patience import Patience
+from mashbill.teachers.endpoint.replies import guarded
 from mashbill.teachers.endpoint.settings import Settings
 from mashbill.teachers.endpoint.spelling import Spelling
 from mashbill.teachers.endpoint.transport import Transport
@@ -117,7 +118,7 @@ class EndpointTeacher:
     def _ask(self, path: str, body: Mapping[str, Any] | None, read: Read) -> Any:
         def attempt() -> Any:
             transport = self._transport
-            return read(transport.get(path) if body is None else transport.post(path, body))
+            return guarded(read, transport.get(path) if body is None else transport.post(path, body))
 
         return self.patience.ask(attempt)
 
