@@ -50,7 +50,7 @@ class SampledTeacher:
     def score(self, inputs: Inputs) -> Scored:
         """Return the distribution of the samples at each position, ``[B T S]``; all tail where there is none."""
         found = self._found(inputs)
-        width = max((len(answers) for row in found for answers in row), default=0)
+        width = max((len(answers.keys() - {OUTSIDE}) for row in found for answers in row), default=0)
         ids = torch.full((*inputs.labels.shape, max(1, width)), -1)
         counts = torch.zeros(ids.shape)
         outside = torch.zeros(inputs.labels.shape)

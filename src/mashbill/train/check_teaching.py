@@ -47,7 +47,8 @@ def _sampled(loaded: Loaded, key: str, teacher: Teacher) -> Iterator[Problem]:
         read_samples(loaded.resolve(teacher.samples), loaded.recipe.data)
     except DataError as error:
         for one in error.problems or [Problem(error.where, error.what, error.help)]:
-            yield loaded.problem(f"{key}.samples", f"{one.where}: {one.what}" if one.where else one.what, one.help)
+            is_told = not one.where or one.where in one.what
+            yield loaded.problem(f"{key}.samples", one.what if is_told else f"{one.where}: {one.what}", one.help)
 
 
 def _softened(loaded: Loaded, key: str, teacher: Teacher) -> Iterator[Problem]:
