@@ -6,14 +6,14 @@ A row that cannot be answered is refused with the reason; an endpoint that canno
 """
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from mashbill.errors import TeacherError
 from mashbill.teachers.endpoint.asking import Call, Failed, Form, Listed, Question, Read
 from mashbill.teachers.endpoint.assembling import assemble
 from mashbill.teachers.endpoint.contact import Endpoint, find_form
+from mashbill.teachers.endpoint.crowd import at_once
 from mashbill.teachers.endpoint.patience import Patience
 from mashbill.teachers.endpoint.replies import guarded
 from mashbill.teachers.endpoint.settings import Settings
@@ -96,24 +96,26 @@ class EndpointTeacher:
         self.patience.begin()
         _ = self._transport  # One for all threads.
         answers: dict[int, dict[int, Listed]] = {row: {} for row in calls}
-        pool = ThreadPoolExecutor(self.settings.concurrency, thread_name_prefix=f"mashbill-{self.id}")
+        sent = [(row, call) for row, each in calls.items() for call in each]
+        jobs = [partial(self._unless_refused, refused, row, call) for row, call in sent]
         try:
-            rows: dict[Future[Mapping[int, Listed]], int] = {
-                pool.submit(self._ask, call.path, call.body, call.read): row
-                for row, each in calls.items()
-                for call in each
-            }
-            for future in as_completed(rows):
-                try:
-                    answers[rows[future]] |= future.result()
-                except Failed as failure:
-                    if failure.verdict == "stop":
-                        raise self._stopped(failure) from None
-                    refused[rows[future]] = failure.reason
+            for place, found in at_once(jobs, n=self.settings.concurrency):
+                row = sent[place][0]
+                if isinstance(found, Failed):
+                    if found.verdict == "stop":
+                        raise self._stopped(found)
+                    refused.setdefault(row, found.reason)
+                elif isinstance(found, Exception):
+                    raise found
+                else:
+                    answers[row] |= found
         finally:
             self.patience.stop()  # A request that nobody waits for any more is not attempted again.
-            pool.shutdown(wait=True, cancel_futures=True)
         return {row: each for row, each in answers.items() if row not in refused}
+
+    def _unless_refused(self, refused: Mapping[int, str], row: int, call: Call) -> Mapping[int, Listed]:
+        """Ask, unless another request for the same row has failed for good."""
+        return {} if row in refused else self._ask(call.path, call.body, call.read)
 
     def _ask(self, path: str, body: Mapping[str, Any] | None, read: Read) -> Any:
         def attempt() -> Any:
