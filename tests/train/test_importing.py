@@ -192,6 +192,17 @@ def test_rows_are_made_from_the_tokens_of_a_capture(recipe, tmp_path):
     assert done.plan.n_rows == 12
 
 
+def test_differences_that_are_read_as_numbers_are_noticed(recipe, tmp_path):
+    loaded = recipe()
+    folder = captured(loaded, tmp_path / "capture", {**EXACT, "delta_encoding": True})
+    import_recipe(loaded, folder)
+    shutil.rmtree(tmp_path / "store")
+    settings = yaml.safe_load((folder / "compression_config.yaml").read_text())
+    (folder / "compression_config.yaml").write_text(yaml.safe_dump({**settings, "delta_encoding": False}))
+    with pytest.raises(DataError, match="rises where it must fall"):
+        import_recipe(loaded, folder)
+
+
 def test_ids_that_the_student_lacks_get_no_mass():
     from mashbill.teachers.store.distillkit import Restored
     from mashbill.teachers.store.distillkit_files import as_topk

@@ -32,7 +32,7 @@ def stored(loaded, *, alone=False, unit=None, output="from-store", top_k=8):
         for teacher in values["teachers"]:
             teacher["store"] = f"stores-{unit or ''}/{teacher['id']}"
             if alone:
-                teacher.pop("model"), teacher.pop("top_k")
+                del teacher["model"], teacher["top_k"]
 
     return changed(loaded, change)
 
@@ -153,15 +153,15 @@ class Shy:
 @pytest.fixture
 def shy(language, tmp_path, monkeypatch):
     """A recipe whose teacher `a` refused two training rows and one for evaluation."""
-    from mashbill.train import capture as capturing
+    from mashbill.train import filling
 
-    usual = capturing.build_teacher
+    usual = filling.build_teacher
 
     def build(number, *arguments, **options):
         teacher = usual(number, *arguments, **options)
         return Shy(teacher, {"train3", "train7", "eval1"}) if number == 0 else teacher
 
-    monkeypatch.setattr(capturing, "build_teacher", build)
+    monkeypatch.setattr(filling, "build_teacher", build)
     loaded = stored(language({**LEARNING, "train.max_steps": 3, "data.max_length": 64}))
     capture_recipe(loaded, workers=1)
     monkeypatch.undo()

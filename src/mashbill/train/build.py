@@ -95,7 +95,9 @@ def build_teacher(
     where = f"teachers[{number}]"
     if spec.store is not None:
         asked = spec.model_copy(update={"store": None})
-        live = partial(build_teacher, number, asked, student, base, bases=bases) if spec.can_be_asked else None
+        live = (
+            partial(build_teacher, number, asked, student, base, bases=bases, data=data) if spec.can_be_asked else None
+        )
         return open_store(spec, base / spec.store, student.vocabulary, live)
     if spec.plugin is not None:
         return _plugin_teacher(where, spec, student)

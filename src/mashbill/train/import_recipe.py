@@ -149,7 +149,8 @@ def _student(loaded: Loaded) -> CausalStudent:
 def _live(loaded: Loaded, number: int, spec: recipe.Teacher, student: CausalStudent) -> Teacher | None:
     if not spec.can_be_asked:
         return None
-    return build_teacher(number, spec.model_copy(update={"store": None, "top_k": None}), student, loaded.path.parent)
+    asked = spec.model_copy(update={"store": None, "top_k": None})
+    return build_teacher(number, asked, student, loaded.path.parent, data=loaded.recipe.data)
 
 
 def _corpora(loaded: Loaded, student: CausalStudent) -> Mapping[str, Corpus]:

@@ -97,7 +97,7 @@ def require_answers(teachers: Sequence[Teacher], corpus: Corpus, *, others: Sequ
     answers = []
     for teacher in teachers:
         try:
-            for one in (corpus, *others):
+            for one in (corpus, *(other for other in others if other is not corpus)):
                 _require_fit(teacher, one)
             answers.append(teacher.score(inputs))
             _require_answered(teacher.id, answers[-1], inputs.row_ids)
@@ -108,9 +108,12 @@ def require_answers(teachers: Sequence[Teacher], corpus: Corpus, *, others: Sequ
 
 
 def _require_fit(teacher: Teacher, corpus: Corpus) -> None:
-    """Refuse a corpus whose longest row a teacher cannot read; only some have such a limit."""
+    """Refuse a corpus whose longest row a teacher cannot read, or of which a store lacks rows."""
     longest = corpus.inputs(corpus.lengths.argmax().unsqueeze(0))
     getattr(teacher, "require_fit", lambda inputs: None)(longest)
+    if isinstance(teacher, StoredTeacher):
+        for index in torch.arange(len(corpus)).split(256):
+            teacher.require_rows(corpus.inputs(index))
 
 
 def _digest(teacher_id: str, identity: Mapping[str, str], corpus: Corpus) -> str:

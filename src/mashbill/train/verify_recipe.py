@@ -40,7 +40,7 @@ def rescore_store(loaded: Loaded, place: Path, *, n_rows: int) -> tuple[Differen
     student = build_student(loaded.recipe.student, loaded.path.parent, loaded.recipe.train.seed)
     stored = StoredTeacher(spec.id, place, student.vocabulary)
     asked = spec.model_copy(update={"store": None, "top_k": None})
-    live = build_teacher(number, asked, student, loaded.path.parent)
+    live = build_teacher(number, asked, student, loaded.path.parent, data=loaded.recipe.data)
     require_same_teacher(stored, live.identity())
     corpus = _corpus(loaded, student, name)
     found = rescore(live, stored, corpus, sample_of(corpus, n_rows))

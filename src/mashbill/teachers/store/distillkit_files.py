@@ -24,6 +24,7 @@ _OTHERS = {
     "exact_values": "its columns are those of `legacy_logit_compression`, which keeps no normaliser",
     "top_values": "it holds numbers that nobody has compressed",
 }
+_SLACK = 1e-4
 MOST_MASS = 2.0
 """Sum of restored probabilities at which a position is refused: a curve that misses makes some of 1.1."""
 
@@ -144,11 +145,16 @@ class Capture:
         used = found.logprobs > numerics.LOG_ZERO  # a list that was shorter ends in minus infinity
         ids = torch.where(used, found.ids, -1 - torch.arange(self.settings.k))
         ordered, total = ids.sort(dim=-1).values, found.logprobs.double().exp().sum(dim=-1)
+        # Numbers that are written as such fall along a list, but for their rounding: curves may do as they like.
+        exact = slice(self.settings.exact_k)
+        room = found.error[:, exact][:, 1:] + found.error[:, exact][:, :-1] + _SLACK
+        rises = (found.logprobs[:, exact].diff(dim=-1) > room) & used[:, exact][:, 1:]
         problems = {
             "holds what is no number": found.logprobs.isnan().any(dim=-1) | (found.logprobs == torch.inf).any(dim=-1),
             f"names an id of {self.settings.d:,} or more": (ids >= self.settings.d).any(dim=-1),
             "names an id twice": (ordered[:, 1:] == ordered[:, :-1]).any(dim=-1),
             "holds nothing": ~used.any(dim=-1),
+            "rises where it must fall": rises.any(dim=-1),
             f"holds probabilities that sum to more than {MOST_MASS:g}": total > MOST_MASS,
         }
         for what, where in problems.items():

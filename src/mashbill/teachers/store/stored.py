@@ -74,6 +74,16 @@ class StoredTeacher:
         even = [Scored(widened(one.distribution, widest), one.statistics) for one in parts]
         return replace(spread(joined(even), torch.cat(places), (len(inputs.row_ids), n_positions)), refused=refused)
 
+    def require_rows(self, inputs: Inputs) -> None:
+        """Refuse rows that are not in the store; no shard is read for it.
+
+        Raises:
+            TeacherError: A row is not in the store, or was another one when the teacher was asked.
+        """
+        for b, row_id in enumerate(inputs.row_ids):
+            if next(self._finder.places(row_id, content_of(inputs, b)), None) is None:
+                raise self._unknown(row_id)
+
     @cached_property
     def refused(self) -> Mapping[str, str]:
         """Ids of rows that the teacher could not answer, and why."""
@@ -118,14 +128,17 @@ class StoredTeacher:
             answered = self._shard(folder, shard)
             if answered.row_ids[place] == row_id and answered.content[place] == content:
                 return answered, place
+        raise self._unknown(row_id)
+
+    def _unknown(self, row_id: str) -> TeacherError:
         if self._finder.names(row_id):
-            raise TeacherError(
+            return TeacherError(
                 f"row `{row_id}` is not the row that teacher `{self.id}` was asked about",
                 where=str(self.folder),
                 why="its text, its tokens or the positions that count have changed since",
                 help="capture again with these rows, or restore them",
             )
-        raise TeacherError(
+        return TeacherError(
             f"row `{row_id}` is not in the store of teacher `{self.id}`",
             where=str(self.folder),
             why=f"{sum(plan.n_rows for plan in self.plans.values()):,} rows were captured, and this is none of them",
