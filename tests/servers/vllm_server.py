@@ -19,7 +19,7 @@ from servers.smollm2 import NAME, packed
 
 VARIABLE = "MASHBILL_VLLM_PYTHON"
 _PATIENCE = 300.0
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_NO_USAGE_STATS": "1",
@@ -59,7 +59,7 @@ def serving(python: str, model: Path, *, name: str, log: Path) -> Iterator[str]:
     command = [python, "-m", "vllm.entrypoints.openai.api_server", *words]
     with log.open("wb") as file:
         process = subprocess.Popen(
-            command, stdout=file, stderr=file, env={**os.environ, **_ENVIRONMENT}, start_new_session=True
+            command, stdout=file, stderr=file, env={**os.environ, **ENVIRONMENT}, start_new_session=True
         )
         try:
             url = f"http://127.0.0.1:{port}/v1"

@@ -7,10 +7,12 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 from teachers.lora import edit_json, make_adapter
+from teachers.pretended_vllm import PretendedLLM
 from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM, BertForSequenceClassification, T5Config
 
 from mashbill.cli.app import main
-from mashbill.teachers import bases
+from mashbill.teachers import bases, vllm_offline
+from mashbill.train import local_models
 
 COMMIT = "89abcdef0123456789abcdef0123456789abcdef"
 
@@ -166,6 +168,58 @@ def test_a_model_of_the_hub_at_a_commit_teaches(folders, language, tmp_path) -> 
     assert main(["distill", str(language({"teachers": teachers}).path)]) == 0
     manifest = json.loads((tmp_path / "run" / "teacher_manifest.json").read_text())
     assert manifest["teachers"][0]["source"] == "some/model"
+
+
+@pytest.fixture
+def engines(monkeypatch, language_models) -> list[dict]:
+    """vLLM, pretended: the settings of every engine that was opened."""
+    opened = []
+
+    def opens(settings, n_logprobs):
+        opened.append(dict(settings))
+        return PretendedLLM(AutoModelForCausalLM.from_pretrained(settings["model"])), n_logprobs
+
+    monkeypatch.setattr(vllm_offline, "_vllm", opens)
+    for module in (vllm_offline, local_models):
+        monkeypatch.setattr(module, "find_spec", lambda name: True)
+    return opened
+
+
+def test_an_engine_captures_and_the_student_learns_from_it(language, language_models, engines, tmp_path) -> None:
+    model = str(language_models / "a")
+    teacher = {"id": "a", "model": model, "engine": "vllm", "options": {"seed": 3}, "store": "store"}
+    loaded = language({"teachers": [teacher], "weighting": {}, "capture.k": 20})
+    assert main(["capture", str(loaded.path), "--workers", "1"]) == 0
+    assert [(one["max_logprobs"], one["seed"], one["enable_prefix_caching"]) for one in engines] == [(20, 3, False)]
+    assert main(["verify", str(tmp_path / "store")]) == 0
+    assert main(["distill", str(loaded.path)]) == 0
+    assert len(engines) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "message"),
+    [
+        ({"adapter": "<a>"}, "adapter", "is not for the engine vllm"),
+        ({"device": "cuda"}, "device", "is not for the engine vllm"),
+        ({"off_load": "drop"}, "off_load", "is not for the engine vllm"),
+    ],
+)
+def test_what_the_engine_does_not_do(changes, key, message, folders, language, engines, tmp_path, capsys) -> None:
+    given = {name: folders.get(value.strip("<>"), value) for name, value in changes.items()}
+    loaded = language({"teachers": [{"id": "odd", "model": folders["a"], "engine": "vllm", **given}]})
+    n_errors = 1 + (key == "adapter")  # the folder is no adapter either
+    assert f"teachers[0].{key}" in refused("distill", loaded, tmp_path, message, capsys, n_errors=n_errors)
+
+
+def test_an_engine_that_is_not_installed(folders, language, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(local_models, "find_spec", lambda name: None)
+    loaded = language({"teachers": [{"id": "odd", "model": folders["a"], "engine": "vllm"}]})
+    refused("validate", loaded, tmp_path, "the package `vllm` is not installed", capsys)
+
+
+def test_an_engine_for_tokens_does_not_teach_a_classifier(classification, engines, tmp_path, capsys) -> None:
+    loaded = classification({"teachers": [{"id": "odd", "model": "x", "engine": "vllm"}], "weighting": {}})
+    refused("validate", loaded, tmp_path, "vllm gives tokens, but the student is a classifier", capsys, n_errors=2)
 
 
 def refused(command, loaded, folder: Path, message: str, capsys, *, n_errors: int = 1) -> str:

@@ -118,8 +118,8 @@ def _teacher(loaded: Loaded, key: str, teacher: Teacher, labels: Sequence[str] |
         if kind == "causal_lm":
             what = "a plug-in teacher says labels, but the student is a causal_lm"
             yield loaded.problem(f"{key}.plugin", what, "give it a local `model` with the student's tokenizer")
-    elif teacher.options:
-        yield loaded.problem(f"{key}.options", "are those of a `plugin`, and this teacher has none")
+    elif teacher.options and teacher.engine == "transformers":
+        yield loaded.problem(f"{key}.options", "are those of a `plugin` or an `engine`, and this teacher has none")
     for name, what, help in mistakes(teacher, loaded.path.parent, kind):
         yield loaded.problem(f"{key}.{name}", what, help)
     if kind == "causal_lm" and teacher.labels:

@@ -1,6 +1,7 @@
 """What a recipe says of teachers that run here, looked at before anything is opened. Does not import torch."""
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from mashbill.errors import MashbillError
@@ -9,7 +10,16 @@ from mashbill.teachers.adapter_folder import AdapterFolder
 from mashbill.teachers.folder import Kind, ModelFolder
 from mashbill.train.recipe import Teacher
 
-_KEYS = ("adapter", "revision", "trust_remote_code", "device", "device_map", "off_load")
+_KEYS = ("adapter", "revision", "trust_remote_code", "device", "device_map", "off_load", "engine")
+
+_NOT_VLLM = {
+    "adapter": ", and merge the adapter into its model",
+    "gguf_file": ", and give a folder with safetensors",
+    "device": ": vLLM takes the devices that it sees",
+    "device_map": ": in `options`, `tensor_parallel_size` says how many devices there are",
+    "off_load": ": the engine stays until this teacher is done",
+    "align": ": a teacher with another tokenizer needs the engine transformers",
+}
 
 
 def model_path(spec: Teacher, base: Path, *, is_download_allowed: bool) -> Path | None:
@@ -42,6 +52,8 @@ def mistakes(spec: Teacher, base: Path, kind: Kind) -> Iterator[tuple[str, str, 
             yield key, "belongs to a local `model`, and this teacher has none", "leave it out"
         return
     yield from _contradictions(spec)
+    if spec.engine == "vllm":
+        yield from _beyond_vllm(spec, kind)
     key = "model" if spec.revision is None else "revision"
     try:
         path = model_path(spec, base, is_download_allowed=False)
@@ -68,3 +80,12 @@ def _contradictions(spec: Teacher) -> Iterator[tuple[str, str, str]]:
         yield "off_load", what, "use `drop` to have one model in memory at a time"
     if spec.off_load == "cpu" and spec.device_map is not None:
         yield "off_load", "cannot move a model that `device_map` spreads over devices", "use `drop`"
+
+
+def _beyond_vllm(spec: Teacher, kind: Kind) -> Iterator[tuple[str, str, str]]:
+    if kind == "classifier":
+        yield "engine", "vllm gives tokens, but the student is a classifier", "leave `engine` out"
+    if find_spec("vllm") is None:
+        yield "engine", "the package `vllm` is not installed", "pip install 'mashbill[vllm]'"
+    for key in sorted(spec.model_fields_set.intersection(_NOT_VLLM)):
+        yield key, "is not for the engine vllm", f"leave it out{_NOT_VLLM[key]}"

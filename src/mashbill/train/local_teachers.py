@@ -41,6 +41,8 @@ def local_teacher(
         VocabularyError: Its ids or labels do not mean what the student's mean.
     """
     options = local_options(spec, base, bases)
+    if spec.engine == "vllm":
+        return _on_vllm(spec, vocabulary, options)
     if spec.align is not None:
         return _aligned(spec, vocabulary, tokenizer, options)
     if labels is not None:
@@ -64,6 +66,13 @@ def _aligned(spec: recipe.Teacher, vocabulary: Vocabulary, tokenizer: Any, optio
         )
 
     return aligned(spec.id, tokenizer, own, len(vocabulary), opened)
+
+
+def _on_vllm(spec: recipe.Teacher, vocabulary: Vocabulary, options: dict[str, Any]) -> Teacher:
+    from mashbill.teachers.vllm_offline import OfflineVllm
+
+    shared = {name: options[name] for name in ("path", "source", "dtype", "is_trusted")}
+    return OfflineVllm(spec.id, vocabulary=vocabulary, top_k=spec.top_k, options=spec.options, **shared)
 
 
 def local_options(spec: recipe.Teacher, base: Path, bases: Bases) -> dict[str, Any]:

@@ -101,6 +101,7 @@ class Teacher(Section):
     device: str = "cpu"
     device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | dict[str, str | int] | None = None
     off_load: Literal["auto", "cpu", "drop", "never"] = "auto"
+    engine: Literal["transformers", "vllm"] = "transformers"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     batch_size: int = Field(default=16, ge=1)
     top_k: int | None = Field(default=64, ge=1)
