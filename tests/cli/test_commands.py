@@ -230,6 +230,21 @@ def test_lines_of_progress_come_at_intervals_and_at_the_end():
     assert said[1:] == ["reading: 1  0 s"]
 
 
+def test_lines_say_how_long_the_rest_takes(monkeypatch):
+    said, now = [], [0.0]
+    monkeypatch.setattr("mashbill.cli.progress.time.monotonic", lambda: now[0])
+    lines = Lines(said.append, seconds=0)
+    lines.start(100, "capturing")
+    for seconds, n in ((5, 10), (30, 10), (100, 80)):
+        now[0] = float(seconds)
+        lines.advance(n)
+    assert said == [
+        "capturing: 10/100  5 s  45 s left",
+        "capturing: 20/100  30 s  2 min left",
+        "capturing: 100/100  100 s",
+    ]
+
+
 def test_a_bar_takes_the_same_calls(capsys):
     bar = Bar()
     bar.start(2, "asking")

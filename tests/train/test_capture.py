@@ -21,7 +21,7 @@ from mashbill.teachers.store.capturing import Work
 from mashbill.teachers.store.files import read_shard
 from mashbill.teachers.store.plan import Plan
 from mashbill.train import capture as capturing
-from mashbill.train import crew
+from mashbill.train import crew, filling
 from mashbill.train.assemble import TRAIN
 from mashbill.train.build import build_teacher
 from mashbill.train.capture import capture_recipe
@@ -130,7 +130,7 @@ def pretended(monkeypatch, **options):
         made.append(Reluctant(student.n_entries, **options))
         return made[-1]
 
-    monkeypatch.setattr(capturing, "build_teacher", build)
+    monkeypatch.setattr(filling, "build_teacher", build)
     return made
 
 
@@ -268,7 +268,7 @@ def test_what_stops_a_worker_stops_all_and_is_told(classification, tmp_path, mon
 
 def test_as_many_workers_as_cores_memory_and_shards_bear(language, monkeypatch):
     loaded = stored(language())
-    tasks = [capturing.Task(0, "a", TRAIN, loaded.path.parent / "no", plan_of_shards(9), 4, 0)]
+    tasks = [filling.Task(0, "a", TRAIN, loaded.path.parent / "no", plan_of_shards(9), 4, 0)]
     monkeypatch.setattr(crew.os, "sched_getaffinity", lambda _: range(8), raising=False)
     monkeypatch.setattr(crew, "_free_memory", lambda: 2**40)
     assert crew.usual_workers(loaded, tasks, Work()) == 8

@@ -91,7 +91,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _interrupted(given: Sequence[str], *, as_json: bool) -> int:
-    help = "the same command continues from the last checkpoint" if "distill" in given else ""
+    helps = {
+        "distill": "the same command continues from the last checkpoint",
+        "capture": "the same command goes on where this one stopped; every shard that is there is whole",
+    }
+    help = next((text for command, text in helps.items() if command in given), "")
     show_error(StoppedError("interrupted", help=help), as_json=as_json)
     return StoppedError.exit_code
 

@@ -1,6 +1,7 @@
 """``mashbill capture``: ask teachers once, and keep what they say."""
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,6 +24,9 @@ def capture(  # noqa: PLR0917  # the command line's options, not a call's argume
             min=1, help="Processes, each with teachers of its own; by default as many as cores and memory bear."
         ),
     ] = None,
+    ray: Annotated[
+        int | None, typer.Option(min=1, help="Actors on a Ray cluster, instead of processes here (extra `ray`).")
+    ] = None,
     rank: Annotated[int, typer.Option(min=0, help="Which of several machines this is, from 0.")] = 0,
     world: Annotated[int, typer.Option(min=1, help="How many machines there are; each does its share.")] = 1,
     plugin: PluginOption = None,
@@ -40,10 +44,19 @@ def capture(  # noqa: PLR0917  # the command line's options, not a call's argume
     from mashbill.teachers.store.capturing import Work
     from mashbill.train.capture import capture_recipe
 
+    fill_with = None
+    if ray is not None:
+        from mashbill.train.on_ray import fill_on_ray, require_ray
+
+        require_ray()
+        fill_with = partial(fill_on_ray, n_actors=ray)
+
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    done = capture_recipe(loaded, work=Work(rank, world), workers=workers, progress=for_stderr(), say=say)
+    done = capture_recipe(
+        loaded, work=Work(rank, world), workers=workers, fill_with=fill_with, progress=for_stderr(), say=say
+    )
     return Reply([line for one in done for line in _lines(one)], {"stores": [_facts(one) for one in done]})
 
 

@@ -42,8 +42,9 @@ class Lines:
     def _write(self) -> None:
         self._shown = time.monotonic()
         count = f"{self._n_done}" if self._total is None else f"{self._n_done}/{self._total}"
-        took = f"{self._shown - self._started:.0f} s"
-        self._say("  ".join([f"{self._label}: {count}", *_fields(self._fields), took]))
+        took = self._shown - self._started
+        left = _left(took, self._n_done, self._total)
+        self._say("  ".join([f"{self._label}: {count}", *_fields(self._fields), f"{took:.0f} s", *left]))
 
 
 class Bar:
@@ -51,7 +52,14 @@ class Bar:
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         self._new = lambda: Progress(
             TextColumn("{task.description}"),
@@ -59,6 +67,7 @@ class Bar:
             MofNCompleteColumn(),
             TextColumn("{task.fields[numbers]}"),
             TimeElapsedColumn(),
+            TimeRemainingColumn(),
             console=Console(stderr=True),
         )
         self._shown = self._new()
@@ -78,6 +87,14 @@ class Bar:
     def done(self) -> None:
         """Leave the bar as it is."""
         self._shown.stop()
+
+
+def _left(took: float, n_done: int, total: int | None) -> list[str]:
+    """Say how long the rest takes at the pace so far; nothing where that is unknown, or nothing is left."""
+    if total is None or not 0 < n_done < total:
+        return []
+    seconds = took * (total - n_done) / n_done
+    return [f"{seconds:.0f} s left" if seconds < 120 else f"{seconds / 60:.0f} min left"]
 
 
 def _fields(fields: dict[str, float]) -> list[str]:

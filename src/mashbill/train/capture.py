@@ -9,9 +9,8 @@ import torch
 
 from mashbill.errors import MashbillError, NumericError, TeacherError
 from mashbill.progress import Progress, Silent
-from mashbill.teachers.bases import Bases
 from mashbill.teachers.protocol import Teacher
-from mashbill.teachers.store.asking import Asked, answer, forget_asked, has_asked, read_asked, write_asked
+from mashbill.teachers.store.asking import Asked, forget_asked, has_asked, write_asked
 from mashbill.teachers.store.capturing import (
     RESERVE,
     Work,
@@ -21,46 +20,19 @@ from mashbill.teachers.store.capturing import (
     require_room,
     require_startable,
 )
-from mashbill.teachers.store.columns import Answered
 from mashbill.teachers.store.content import content_of
 from mashbill.teachers.store.files import read_note
 from mashbill.teachers.store.layout import Layout
-from mashbill.teachers.store.plan import Plan, Shard
+from mashbill.teachers.store.plan import Plan
 from mashbill.train.assemble import TRAIN
-from mashbill.train.build import build_teacher
 from mashbill.train.corpus import Corpus
+from mashbill.train.crew import fill_together, usual_workers
+from mashbill.train.filling import Task, ask_of, askable_teachers
 from mashbill.train.loading import Loaded
 from mashbill.train.protocol import Student
 from mashbill.train.questions import Questions, question_sets
 from mashbill.train.students import build_student
 from mashbill.train.targets import is_finite
-
-
-@dataclass(frozen=True)
-class Task:
-    """One store to fill: what one teacher says of one set of rows. A process can send it to another.
-
-    Attributes:
-        number: The teacher's place in the recipe.
-        teacher: Its id.
-        rows: Name of the set.
-        folder: Where the store lies.
-        plan: What it is to hold.
-        batch_size: Rows asked about together.
-        asked_bytes: About what the questions take while the store is filled.
-    """
-
-    number: int
-    teacher: str
-    rows: str
-    folder: Path
-    plan: Plan
-    batch_size: int
-    asked_bytes: int
-
-    def left(self, work: Work) -> tuple[Shard, ...]:
-        """Return this machine's shards that are not there yet."""
-        return tuple(one for one in work.of(self.plan) if read_note(self.folder, one) is None)
 
 
 @dataclass(frozen=True)
@@ -95,6 +67,10 @@ class Captured:
     is_complete: bool
 
 
+Fill = Callable[[Loaded, Sequence[Task], Work, Progress], None]
+"""Does this machine's shards of some stores that were begun and whose questions are laid down."""
+
+
 def folder_of(store: Path, rows: str) -> Path:
     """Return where in a teacher's store the answers to a set of rows lie."""
     return store / ("train" if rows == TRAIN else f"eval-{rows}")
@@ -105,6 +81,7 @@ def capture_recipe(
     *,
     work: Work | None = None,
     workers: int | None = None,
+    fill_with: Fill | None = None,
     progress: Progress | None = None,
     say: Callable[[str], object] = lambda _: None,
 ) -> list[Captured]:
@@ -114,14 +91,13 @@ def capture_recipe(
         loaded: The recipe.
         work: Which shards are this machine's.
         workers: Processes on this machine, each with teachers of its own; None for as many as fit.
+        fill_with: Fills the stores instead of such processes, as :mod:`mashbill.train.on_ray` does.
         progress: Shown the pace of the work.
         say: Told, before the work starts, how much there is and what it will take.
 
     Raises:
         MashbillError: No teacher has a store and can be asked; a store holds something else; the disk is too small.
     """
-    from mashbill.train.crew import fill_together, usual_workers
-
     torch.set_num_threads(loaded.recipe.capture.threads)
     share, shown = work or Work(), progress or Silent()
     student = build_student(loaded.recipe.student, loaded.path.parent, loaded.recipe.train.seed)
@@ -136,59 +112,15 @@ def capture_recipe(
         for task in tasks:
             begin(task.folder, task.plan)
         _lay_down_questions(left, sets, share)
-        n_workers = usual_workers(loaded, left, share) if workers is None else workers
-        fill_together(loaded, left, teachers, share, n_workers=n_workers, progress=shown)
+        if fill_with is not None:
+            fill_with(loaded, left, share, shown)
+        else:
+            n_workers = usual_workers(loaded, left, share) if workers is None else workers
+            fill_together(loaded, left, teachers, share, n_workers=n_workers, progress=shown)
     for task in tasks:  # writes manifests that a killed run did not come to
         capture(task.folder, task.plan, ask_of(task, teachers[task.number]), work=share)
         forget_asked(task.folder, share.of(task.plan))
     return [_summary(task) for task in tasks]
-
-
-def askable_teachers(loaded: Loaded, student: Student) -> dict[int, Teacher]:
-    """Return the teachers that have a store and can be asked, by their place in the recipe.
-
-    Raises:
-        MashbillError: There is none, or one cannot be built.
-    """
-    options, bases = loaded.recipe.capture, Bases()
-    found = {}
-    for number, spec in enumerate(loaded.recipe.teachers):
-        if spec.store is not None and spec.can_be_asked:
-            asked = spec.model_copy(update={"top_k": options.k, "store": None})
-            found[number] = build_teacher(number, asked, student, loaded.path.parent, bases=bases)
-    if not found:
-        raise MashbillError(
-            "no teacher has a `store` to capture into",
-            where=loaded.where("teachers"),
-            help="give a teacher that can be asked, as one with a `model`, a `store`: a folder for its answers",
-        )
-    return found
-
-
-def fill(
-    tasks: Sequence[Task],
-    teachers: Mapping[int, Teacher],
-    work: Work,
-    *,
-    progress: Progress | None = None,
-    go_on: Callable[[], bool] = lambda: True,
-) -> None:
-    """Do what nobody else does of some tasks, one after the other.
-
-    Raises:
-        MashbillError: As :func:`mashbill.teachers.store.capturing.capture`.
-    """
-    for place, task in enumerate(tasks):
-        teacher = teachers[task.number]
-        capture(task.folder, task.plan, ask_of(task, teacher), work=work, progress=progress, go_on=go_on)
-        if all(other.number != task.number for other in tasks[place + 1 :]):
-            getattr(teacher, "release", lambda: None)()  # no more than one local model in memory at a time
-
-
-def ask_of(task: Task, teacher: Teacher) -> Callable[[Shard], Answered]:
-    """Return what asks a teacher about a shard, whose questions are laid down."""
-    layout = task.plan.layout
-    return lambda shard: answer(teacher, read_asked(task.folder, shard), layout, batch_size=task.batch_size)
 
 
 def contents(corpus: Corpus) -> list[bytes]:

@@ -18,7 +18,7 @@ from mashbill.errors import MashbillError
 from mashbill.progress import Progress
 from mashbill.teachers.protocol import Teacher
 from mashbill.teachers.store.capturing import Work
-from mashbill.train.capture import Task, askable_teachers, fill
+from mashbill.train.filling import Task, askable_teachers, fill
 from mashbill.train.loading import Loaded
 from mashbill.train.students import build_student
 
@@ -29,10 +29,11 @@ ROOM = 2**30
 def usual_workers(loaded: Loaded, tasks: Sequence[Task], work: Work) -> int:
     """Return how many workers there should be: as many as cores and memory bear and as have something to do.
 
-    One, where a teacher is not on this machine's processor: a GPU and an endpoint are shared by all who ask.
+    One, where a teacher is not on this machine's processor, or in an engine: those are shared by all who ask.
     """
     specs = [loaded.recipe.teachers[task.number] for task in tasks]
-    if any(one.endpoint is not None or one.device != "cpu" or one.device_map is not None for one in specs):
+    shared = (one.endpoint is not None or one.engine != "transformers" for one in specs)
+    if any(shared) or any(one.device != "cpu" or one.device_map is not None for one in specs):
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     largest = max((_weight_bytes(loaded.resolve(one.model)) for one in specs if one.model is not None), default=0)

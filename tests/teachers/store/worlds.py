@@ -47,7 +47,7 @@ def scored(asked, *, k=64, classes=CLASSES):
     return Scored(TopK.from_logprobs(dense.logprobs, k=k), statistics)
 
 
-def answered(asked, rows, *, k=64, classes=CLASSES):
+def answered(asked, rows, *, k=64, classes=CLASSES, refused=()):
     index = list(rows)
     here = Inputs(
         tuple(asked.row_ids[n] for n in index),
@@ -69,7 +69,7 @@ def answered(asked, rows, *, k=64, classes=CLASSES):
         np.concatenate([[0], counts.cumsum()]),
         here.mask.nonzero()[:, 1].numpy(),
         flat,
-        ("",) * len(index),
+        tuple("it is too rude" if n in refused else "" for n in index),
     )
 
 

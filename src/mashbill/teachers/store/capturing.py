@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mashbill.durable import write_text
@@ -75,13 +76,8 @@ def capture(
     Raises:
         MashbillError: The folder holds a store of something else, or the disk is nearly full; what is there is kept.
     """
-
-    def do(shard: Shard) -> None:
-        _sweep(folder, shard)
-        _require_room(folder, plan, shard, reserve)
-        _write(folder, plan, shard, ask(shard))
-
     begin(folder, plan)
+    do = partial(_do, folder, plan, ask, reserve)
     mine = (work or Work()).of(plan)
     left = [one for one in mine if read_note(folder, one) is None]
     shown, started, done = progress or Silent(), time.monotonic(), 0
@@ -98,6 +94,20 @@ def capture(
                 time.sleep(_WAIT)
     shown.done()
     finish(folder, plan)
+
+
+def capture_shard(folder: Path, plan: Plan, shard: Shard, ask: Ask, *, reserve: int = RESERVE) -> None:
+    """Ask about one shard of a store that was begun, unless it is there; wait while another worker is at it.
+
+    This is all that an engine with an order of its own has to do, as often as it likes; :func:`finish` ends it.
+
+    Raises:
+        MashbillError: As :func:`capture`.
+    """
+    do = partial(_do, folder, plan, ask, reserve)
+    with closing(Claims(folder)) as claims:
+        while not _first_settled(folder, [shard], claims, do):
+            time.sleep(_WAIT)
 
 
 def begin(folder: Path, plan: Plan) -> None:
@@ -180,6 +190,12 @@ def _first_settled(
                     return [*settled, shard]
         settled.append(shard)
     return settled
+
+
+def _do(folder: Path, plan: Plan, ask: Ask, reserve: int, shard: Shard) -> None:
+    _sweep(folder, shard)
+    _require_room(folder, plan, shard, reserve)
+    _write(folder, plan, shard, ask(shard))
 
 
 def _sweep(folder: Path, shard: Shard) -> None:

@@ -17,7 +17,7 @@ from mashbill.errors import CorruptionError
 from mashbill.shapes import Tensor
 from mashbill.teachers.protocol import Scored
 from mashbill.teachers.store.columns import REAL, WHOLE, Answered, decode, encode
-from mashbill.teachers.store.plan import SHARDS, Plan, Shard, content_of_rows
+from mashbill.teachers.store.plan import FILE, SHARDS, Plan, Shard, content_of_rows
 
 ROWS_AT_ONCE = 64
 """Rows of a row group: as many as one damaged page can make unreadable."""
@@ -149,7 +149,7 @@ def read_shard(folder: Path, plan: Plan, shard: Shard) -> Answered:
         file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
         found = file.schema_arrow.metadata or {}
         if {k: found.get(k.encode(), b"").decode() for k in _metadata(plan, shard)} != _metadata(plan, shard):
-            raise _broken(path, shard, "belongs to another place or another store")
+            raise _broken(path, shard, f"belongs to another place, or to another store than {FILE} speaks of")
         answered = decode(file.read(), plan.layout, where=str(path))
     except (pa.ArrowException, OSError, ValueError, KeyError, IndexError) as error:
         raise _broken(path, shard, f"is no shard: {error}") from error
