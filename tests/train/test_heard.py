@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from mashbill.errors import MashbillError, RecipeError, VocabularyError
+from mashbill.report.page import render
 from mashbill.report.records import read_run
 from mashbill.report.sections import heard as section
+from mashbill.report.text import percent
 from mashbill.train.checks import check
 from mashbill.train.loading import Loaded
 from mashbill.train.run import distill
@@ -70,7 +72,10 @@ def test_a_stranger_is_refused_without_align_and_taught_by_with_it(language: Mak
     files = read_run(loaded.resolve(loaded.recipe.output))
     table = section.table(files)
     assert table is not None
-    assert [row[0].text for row in table.rows] == ["s"]
+    (cells,) = [[shown.text for shown in row] for row in table.rows]
+    assert cells[0] == "s"
+    assert cells[1:4] == [percent(heard["s"][name]) for name in ("answered", "kept", "mapped")]
+    assert "How much was heard" in render(files)
     assert "tokens of its own" in section.notes(files)[0]
 
 

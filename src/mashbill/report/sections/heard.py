@@ -51,7 +51,7 @@ def _row(name: str, heard: TeacherHeard) -> tuple[Shown, ...]:
         Shown(name),
         Shown(text.percent(heard.answered)),
         Shown(text.percent(heard.kept)),
-        Shown(mapped),
+        mapped,
         samples,
         tail,
     )
