@@ -89,7 +89,9 @@ def paces(real: Real, place: Path, *, batch_size: int, rounds: int, k: int = 64)
     shards = cut(map(len, asked.places), asked.contents(), at_most=2**30)
     layout = Layout(len(teacher.vocabulary), k=k)
     batches = [asked.inputs(range(n, min(n + batch_size, len(asked)))) for n in range(0, len(asked), batch_size)]
-    forward, capture = [], []
+    forward: list[float] = []
+    capture: list[float] = []
+    notes: list[Note] = []
     teacher.score(batches[0])
     for number in range(rounds):
         started = time.process_time()
@@ -101,7 +103,7 @@ def paces(real: Real, place: Path, *, batch_size: int, rounds: int, k: int = 64)
         plan, folder = Plan({"round": str(number)}, "v", layout, shards), place / str(number)
         started = time.process_time()
         begin(folder, plan)
-        note = write_shard(folder, plan, shards[0], answer(teacher, asked, layout, batch_size=batch_size))
+        notes.append(write_shard(folder, plan, shards[0], answer(teacher, asked, layout, batch_size=batch_size)))
         capture.append(n_tokens / (time.process_time() - started))
     share = statistics.median(c / f for c, f in zip(capture, forward, strict=True))
     return {
@@ -109,7 +111,7 @@ def paces(real: Real, place: Path, *, batch_size: int, rounds: int, k: int = 64)
         "forward": statistics.median(forward),
         "capture": statistics.median(capture),
         "share": share,
-        **_sizes(note, n_tokens),
+        **_sizes(notes[-1], n_tokens),
     }
 
 
@@ -147,8 +149,8 @@ def _captures(path: Path, send: Any) -> None:
 def main() -> int:
     """Read the command line, measure, and say whether capturing is fast enough and memory does not grow."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=24, help="rows of 128 tokens in a round")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=8, help="rows of 128 tokens in a round")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--smoke", action="store_true", help="sizes too small to mean anything")
     parser.add_argument("--json", type=Path, help="write the figures there too")
     options = parser.parse_args()

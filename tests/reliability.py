@@ -50,10 +50,10 @@ def kills(n: int, place: Path) -> tuple[int, list[str]]:
         shutil.rmtree(folder)
         log.unlink()
     return found["lost"] + found["twice"] + found["bad"] + found["left over"], [
-        f"kills of one of 2 workers: {n_kills} in {found['stores']} stores of {N_ROWS} rows, {len(plan.shards)} shards",
+        f"kills of one of two workers: {n_kills} in {found['stores']} stores of {N_ROWS} rows",
         f"  rows lost {found['lost']}, rows there twice {found['twice']}, files left over {found['left over']},"
         f" shards asked about again after a kill {found['asked in vain']}",
-        f"  kills after which a store was not whole, or had other bytes than one worker's: {_share(found['bad'], n_kills)}",
+        f"  kills after which a store was not whole, or had other bytes: {_share(found['bad'], n_kills)}",
     ]
 
 

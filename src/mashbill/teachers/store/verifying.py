@@ -98,7 +98,7 @@ def _manifest_problems(
         CorruptionError(
             f"shard {name} is not the one that the manifest names",
             where=str(folder / SHARDS / f"{name}.parquet"),
-            why="file and note were changed together, or the manifest was",
+            why=f"file and note were changed together, or {MANIFEST} was",
             help="delete the shard, its note and the manifest, and capture again",
         )
         for name in differing
