@@ -11,6 +11,7 @@ import yaml
 from teachers.conftest import N_TOKENS, save, tiny_llama, train_tokenizer
 from teachers.store.distillkit_writer import EXACT, write_capture
 
+from mashbill.cli.app import main
 from mashbill.distributions import TopK
 
 TEXT = "Strings are immutable sequences of Unicode code points, and they are written in a variety of ways: "
@@ -27,9 +28,31 @@ def models(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory, models):
+    """A folder with a recipe, with a capture of its rows, and with a store that its teacher filled."""
+    folder = tmp_path_factory.mktemp("ready")
+    write_recipe(folder, models)
+    write_capture_of(folder, models)
+    assert main(["capture", str(folder / "recipe.yaml"), "--workers", "1"]) == 0
+    return folder
+
+
 @pytest.fixture
-def place(tmp_path, models):
-    """A folder with a recipe whose teacher has a store that is still empty."""
+def place(tmp_path, ready):
+    """A copy of it without the store."""
+    shutil.copytree(ready, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("store"))
+    return tmp_path
+
+
+@pytest.fixture
+def store(place, ready):
+    """The store of the training rows, in the copy."""
+    shutil.copytree(ready / "store", place / "store")
+    return place / "store/train"
+
+
+def write_recipe(tmp_path, models):
     rows = [{"id": f"r{n}", "text": TEXT[n:] + TEXT[: 10 + n]} for n in range(6)]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = {"model_type": "llama", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
@@ -47,7 +70,6 @@ def place(tmp_path, models):
         "output": "run",
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    return tmp_path
 
 
 def change(place, edit):
@@ -56,8 +78,8 @@ def change(place, edit):
     (place / "recipe.yaml").write_text(yaml.safe_dump(values))
 
 
-def captured(place, models, settings=EXACT):
-    """Write what DistillKit would of the recipe's rows; return its folder."""
+def write_capture_of(place, models, settings=EXACT):
+    """Write what DistillKit would of the recipe's rows."""
     from transformers import AutoTokenizer, LlamaForCausalLM
 
     tokenizer, model = (
@@ -71,7 +93,7 @@ def captured(place, models, settings=EXACT):
             logprobs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
         kept = TopK.from_logprobs(logprobs, k=settings["k"])
         rows.append(([*ids, 0], kept.ids, kept.logprobs))
-    return write_capture(place / "capture", rows, {**settings, "d": len(tokenizer)})
+    write_capture(place / "capture", rows, {**settings, "d": len(tokenizer)})
 
 
 def settings_of(place, **changes):
@@ -134,11 +156,11 @@ CAPTURES = {
     ),
     "scores": (
         lambda place: table_of(place, first_row("compressed_logprobs", lambda row: [[0, 0, 0, 64] * 16, *row[1:]])),
-        "sum to more than 2",
+        "sum to more than 1.1",
     ),
     "no Parquet": (lambda place: (place / "capture/data_0.parquet").write_bytes(b"PAR1 no"), "cannot read the capture"),
     "a row that was not captured": (
-        lambda place: (place / "train.jsonl").open("a").write('{"id": "new", "text": "for else while"}\n'),
+        lambda place: new_row(place, None),
         "1 of 7 rows were not captured, the first is `new`",
     ),
     "another tokenizer": (
@@ -164,7 +186,6 @@ def is_one_clear_text(outcome, told):
 
 @pytest.mark.parametrize("name", CAPTURES)
 def test_a_capture_that_cannot_be_read_gives_one_error_and_no_store(place, models, command, name):
-    captured(place, models)
     spoil, told = CAPTURES[name]
     spoil(place)
     is_one_clear_text(command("import", place / "capture", place / "recipe.yaml"), told)
@@ -172,9 +193,8 @@ def test_a_capture_that_cannot_be_read_gives_one_error_and_no_store(place, model
 
 
 def test_a_capture_becomes_a_store_that_a_run_reads(place, models, command):
-    captured(place, models)
     done = command("import", place / "capture", place / "recipe.yaml")
-    assert (done.code, done.err) == (0, ""), done.err
+    assert done.code == 0, done.err
     assert "6 rows" in done.out
     assert "KL lost" in done.out
     told = json.loads(command("import", place / "capture", place / "recipe.yaml", "--json").out)
@@ -185,18 +205,11 @@ def test_a_capture_becomes_a_store_that_a_run_reads(place, models, command):
 
 
 def test_rows_are_written_from_a_capture(place, models, command):
-    captured(place, models)
     (place / "train.jsonl").unlink()
     done = command("import", place / "capture", place / "recipe.yaml", "--write-rows")
     assert done.code == 0, done.err
     assert "6 rows in" in done.out
     is_one_clear_text(command("import", place / "capture", place / "recipe.yaml", "--write-rows"), "exists")
-
-
-@pytest.fixture
-def store(place, command):
-    assert command("capture", place / "recipe.yaml", "--workers", "1").code == 0
-    return place / "store/train"
 
 
 def test_a_store_is_held_against_its_teacher(place, store, command):
@@ -303,6 +316,7 @@ def test_what_cannot_be_verified_gives_one_error(place, models, store, command, 
 
 def test_a_store_that_is_not_complete_is_told_so(place, models, store, command):
     half(place, models)
+    next(file for file in (store / "shards").glob("*.parquet") if not file.with_suffix(".json").exists()).unlink()
     found = command("verify", store)
     assert found.code == 2
     assert "not captured yet: 1 shard(s)" in found.out

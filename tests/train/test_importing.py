@@ -203,6 +203,19 @@ def test_differences_that_are_read_as_numbers_are_noticed(recipe, tmp_path):
         import_recipe(loaded, folder)
 
 
+def test_entries_on_a_curve_share_what_the_written_ones_leave():
+    from mashbill.teachers.store.distillkit import Restored
+    from mashbill.teachers.store.distillkit_files import as_topk
+
+    logprobs, curve = torch.tensor([[0.6, 0.5, 0.3], [0.6, 0.1, 0.1]]).log(), torch.inf
+    found = Restored(torch.tensor([[1, 2, 3]] * 2), logprobs, torch.tensor([[0.0, curve, curve]] * 2))
+    topk, total = as_topk(found, 10)
+    assert topk.logprobs.exp()[0].tolist() == pytest.approx([0.6, 0.25, 0.15])
+    assert topk.logprobs.exp()[1].tolist() == pytest.approx([0.6, 0.1, 0.1])
+    assert topk.log_tail.exp().tolist() == pytest.approx([0, 0.2], abs=1e-6)
+    assert total.tolist() == pytest.approx([1.4, 0.8])
+
+
 def test_ids_that_the_student_lacks_get_no_mass():
     from mashbill.teachers.store.distillkit import Restored
     from mashbill.teachers.store.distillkit_files import as_topk

@@ -65,7 +65,7 @@ def _lines(one: "Imported") -> list[str]:
         lines.append(f"  lists rise by up to {form.disorder:.1e} nats where they must fall")
     if form.over > 0:
         lines.append(
-            f"  {100 * form.over:.1f} % of lists sum to more than 1 (up to {1 + form.excess:.4f}): divided by that"
+            f"  {100 * form.over:.1f} % of lists sum to more than 1, up to {1 + form.excess:.2f}: the curve is cut"
         )
     if form.foreign > 0:
         lines.append(f"  {form.foreign:.1e} of the mass lies on ids that the student lacks: shared by the others")

@@ -123,7 +123,7 @@ class Source:
             parts.append(self.capture.read(self.places[number]))
             labels.append(self.corpus.inputs(torch.tensor([number])).labels[0])
         require_alignment(parts, labels, where=str(self.capture.folder))
-        return reconstruction_of(parts, self.capture.settings, self.n_entries)
+        return reconstruction_of(parts, self.capture.settings, self.n_entries, where=str(self.capture.folder))
 
     def against(self, live: Teacher) -> Difference:
         """Ask the teacher about some rows, and compare.

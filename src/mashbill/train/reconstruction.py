@@ -10,6 +10,8 @@ from mashbill.shapes import Tensor
 from mashbill.teachers.store.distillkit import Restored, Settings
 from mashbill.teachers.store.distillkit_files import as_topk
 
+MOST = 1.5
+"""Half of the lists may sum to as much: a curve misses the sum of some, and another curve of most."""
 _TOP = 8
 _SHIFTS = (-2, -1, 0, 1, 2)
 
@@ -24,7 +26,7 @@ class Reconstruction:
         binned: The same for entries of which a curve and what it misses is written; None if there are none.
         fitted: Entries a position of which only a curve is written: for them the form has no bound.
         disorder: Largest rise along a list that should fall, in nats; half of it is an error that is certain.
-        over: Share of positions whose probabilities sum to more than 1; they are divided by the sum.
+        over: Share of positions whose probabilities sum to more than 1; entries on the curve share what is left.
         excess: Largest such sum, less 1.
         foreign: Mean mass on ids that the student does not have; it is shared among the others.
     """
@@ -39,13 +41,24 @@ class Reconstruction:
     foreign: float
 
 
-def reconstruction_of(parts: Sequence[Restored], settings: Settings, n_entries: int) -> Reconstruction:
-    """Sum up what the form says about some rows."""
+def reconstruction_of(parts: Sequence[Restored], settings: Settings, n_entries: int, *, where: str) -> Reconstruction:
+    """Sum up what the form says about some rows.
+
+    Raises:
+        DataError: Lists are no distributions.
+    """
     first, last = settings.exact_k, settings.exact_k + settings.n_binned
     off = torch.cat([part.error for part in parts])
     logprobs = torch.cat([part.logprobs for part in parts])
     known = logprobs.isfinite()
     sums = torch.cat([as_topk(part, n_entries)[1] for part in parts])
+    if float(sums.median()) > MOST:
+        raise DataError(
+            f"half of the captured lists sum to more than {MOST:g}: {float(sums.median()):.1e}",
+            where=where,
+            why="the settings are not those that the capture was written with",
+            help="give those: --config FILE",
+        )
     foreign = torch.cat([part.logprobs.exp().masked_fill(part.ids < n_entries, 0).sum(dim=-1) for part in parts])
     rises = torch.where(known[:, 1:] & known[:, :-1], logprobs.diff(dim=1), 0)
     return Reconstruction(

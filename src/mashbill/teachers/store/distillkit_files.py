@@ -25,8 +25,8 @@ _OTHERS = {
     "top_values": "it holds numbers that nobody has compressed",
 }
 _SLACK = 1e-4
-MOST_MASS = 2.0
-"""Sum of restored probabilities at which a position is refused: a curve that misses makes some of 1.1."""
+MOST_MASS = 1.1
+"""Sum of the probabilities that are written as numbers at which a position is refused: rounding makes some of 1.02."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class Capture:
     def _require_lists(self, found: Restored, place: Place) -> None:
         used = found.logprobs > numerics.LOG_ZERO  # a list that was shorter ends in minus infinity
         ids = torch.where(used, found.ids, -1 - torch.arange(self.settings.k))
-        ordered, total = ids.sort(dim=-1).values, found.logprobs.double().exp().sum(dim=-1)
+        ordered, total = ids.sort(dim=-1).values, found.logprobs.double().exp()[:, : self.settings.exact_k].sum(dim=-1)
         # Numbers that are written as such fall along a list, but for their rounding: curves may do as they like.
         exact = slice(self.settings.exact_k)
         room = found.error[:, exact][:, 1:] + found.error[:, exact][:, :-1] + _SLACK
@@ -169,21 +169,23 @@ class Capture:
 def as_topk(found: Restored, n_entries: int) -> tuple[TopK, Float[Tensor, " P"]]:
     """Return what was kept as distributions over the student's entries, and what each list summed to, ``[P]``.
 
-    Ids that the student does not have get no mass, and the others share theirs. A list that restoring has made larger
-    than 1 is divided by its sum.
+    Ids that the student does not have get no mass, and the others share theirs. Where a list sums to more than 1,
+    entries that lie on a curve alone share what those that are written leave them.
     """
-    used = (found.logprobs > numerics.LOG_ZERO) & (found.ids < n_entries)
-    ids = torch.where(used, found.ids, -1)
-    logprobs = found.logprobs.double().masked_fill(~used, -torch.inf)
-    foreign = found.logprobs.double().exp().masked_fill(used, 0).sum(dim=-1)
-    total = logprobs.exp().sum(dim=-1)
-    whole = torch.maximum(total + foreign, torch.ones_like(total))
-    rest = whole - total - foreign
-    log_room = (whole - foreign).log()
-    kept = (logprobs - log_room.unsqueeze(-1)).clamp_min(numerics.LOG_ZERO)
-    log_tail = numerics.log_of(rest) - log_room
-    topk = TopK(ids, kept.float(), log_tail.clamp_min(numerics.LOG_ZERO).float(), n_entries)
-    return topk, (total + foreign).float()
+    logprobs, is_written = found.logprobs.double(), found.error.isfinite()
+    is_used = logprobs > numerics.LOG_ZERO
+    given = torch.where(is_used, logprobs.exp(), 0)
+    written, curved = (torch.where(which, given, 0).sum(dim=-1, keepdim=True) for which in (is_written, ~is_written))
+    room, tiny = (1 - written).clamp_min(0), torch.finfo(torch.float64).tiny
+    of_curve = torch.where(curved > room, room / curved.clamp_min(tiny), 1)
+    mass = given * torch.where(is_written, 1 / written.clamp_min(1), of_curve)
+    is_own = is_used & (found.ids < n_entries) & (mass > 0)
+    left = 1 - mass.masked_fill(is_own, 0).sum(dim=-1)
+    own = mass.masked_fill(~is_own, 0) / left.clamp_min(tiny).unsqueeze(-1)
+    rest = (1 - own.sum(dim=-1)).clamp_min(0)
+    ids = torch.where(is_own, found.ids, -1)
+    topk = TopK(ids, numerics.log_of(own).float(), numerics.log_of(rest).float(), n_entries)
+    return topk, (written + curved).squeeze(-1).float()
 
 
 @lru_cache(maxsize=2)

@@ -39,7 +39,7 @@ class StoredTeacher:
         CorruptionError: A plan is not what was written.
     """
 
-    def __init__(self, id: str, folder: Path | str, vocabulary: Vocabulary, *, most_shards: int = 4) -> None:
+    def __init__(self, id: str, folder: Path | str, vocabulary: Vocabulary, *, most_shards: int = 2) -> None:
         self.id, self.folder = id, Path(folder)
         inside = sorted(one.parent for one in self.folder.glob(f"*/{FILE}"))
         self.plans = {one: Plan.read(one) for one in inside or [self.folder]}
