@@ -15,6 +15,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,39 +43,59 @@ COARSE = 2.0**-6
 """Nats; the second, coarser unit that is measured."""
 
 
-def entries_of(logprobs: torch.Tensor, kept: TopK) -> tuple[float, float]:
-    """Return the mean KL lost, and the part of it that keeping these entries exactly would lose too."""
-    truth, used = logprobs.double(), kept.ids >= 0
-    slot = torch.where(used, kept.ids, truth.shape[1])
-    wide = torch.nn.functional.pad(truth, (0, 1), value=-torch.inf)
-    tail = wide.scatter(1, slot, -torch.inf).logsumexp(dim=1).clamp_min(-1e4)
-    exact = TopK(kept.ids, wide.gather(1, slot).clamp_min(-1e4), tail, kept.n_entries)
+@dataclass(frozen=True)
+class Said:
+    """What the teacher said of all rows.
 
-    def lost(one: TopK) -> float:
-        return float((truth.exp() * (truth - one.densify().double())).sum(dim=1).mean())
+    Attributes:
+        logprobs: Of each row, ``[T V]``.
+        entropy: Of each position, in nats, from float64.
+        answers: What a store is given, with as many entries as any keeps.
+    """
 
-    return lost(kept), lost(exact)
+    logprobs: list[torch.Tensor]
+    entropy: torch.Tensor
+    answers: list[Answered]
+
+    @classmethod
+    def of(cls, rows: Sequence[torch.Tensor], logprobs: list[torch.Tensor]) -> "Said":
+        """Measure answers."""
+        entropy = torch.cat([-(one.double().exp() * one.double()).sum(dim=1) for one in logprobs])
+        return cls(logprobs, entropy, [answered(n, row, logprobs[n]) for n, row in enumerate(rows)])
+
+    def lost(self, kept: TopK) -> tuple[float, float, float]:
+        """Return the mean KL lost, the part of it if these entries were exact, and the largest error of one."""
+        starts = np.cumsum([0, *(len(one) for one in self.logprobs)])
+        ids, used = kept.ids.clamp_min(0), kept.ids >= 0
+        said = torch.cat(
+            [one.gather(1, ids[starts[n] : starts[n + 1]]) for n, one in enumerate(self.logprobs)]
+        ).double()
+        p = said.exp().masked_fill(~used, 0)
+        rest = (1 - p.sum(dim=1)).clamp_min(0)
+        share = rest.clamp_min(1e-300).log() - (kept.n_entries - used.sum(dim=1)).clamp_min(1).log()
+        crossed = -(p * kept.logprobs.double()).sum(dim=1) - rest * kept.log_tail_share().double()
+        exact = -(p * said).sum(dim=1) - rest * share
+        error = torch.where(used, (said - kept.logprobs).abs(), 0).max()
+        return float((crossed - self.entropy).mean()), float((exact - self.entropy).mean()), float(error)
 
 
-def answered(number: int, row: torch.Tensor, logprobs: torch.Tensor, k: int) -> Answered:
+def answered(number: int, row: torch.Tensor, logprobs: torch.Tensor) -> Answered:
     """Return what a store is given about one row."""
     labels = torch.cat([row[1:], row.new_tensor([-100])])
-    scored = Scored(TopK.from_logprobs(logprobs, k=k), measure(Dense(logprobs), labels=labels))
-    n = len(row)
-    digest = number.to_bytes(32, "little")
+    scored = Scored(TopK.from_logprobs(logprobs, k=max(SIZES)), measure(Dense(logprobs), labels=labels))
+    n, digest = len(row), number.to_bytes(32, "little")
     return Answered((f"row {number}",), (digest,), (row.numpy(),), np.array([0, n]), np.arange(n), scored, ("",))
 
 
-def our_store(real: Real, logprobs: Sequence[torch.Tensor], k: int, unit: float, folder: Path) -> dict[str, Any]:
+def our_store(real: Real, said: Said, k: int, unit: float, folder: Path) -> dict[str, Any]:
     """Write a store, read it, and say what it cost and lost."""
-    n_entries, n_positions = logprobs[0].shape[1], sum(len(row) for row in real.rows)
+    n_entries, n_positions = said.logprobs[0].shape[1], sum(len(row) for row in real.rows)
     contents = [number.to_bytes(32, "little") for number in range(len(real.rows))]
     shards = cut([len(row) for row in real.rows], contents, at_most=2**14)
     plan = Plan({"kind": "benchmark", "source": real.name}, "none", Layout(n_entries, k=k, unit=unit), shards)
-    given = [answered(number, row, logprobs[number], k) for number, row in enumerate(real.rows)]
 
     def ask(shard: Shard) -> Answered:
-        return joined(given[shard.first : shard.first + shard.n_rows])
+        return joined(said.answers[shard.first : shard.first + shard.n_rows])
 
     writing = timed(lambda: capture(folder, plan, ask, reserve=0))
     found: list[Answered] = []
@@ -82,7 +103,7 @@ def our_store(real: Real, logprobs: Sequence[torch.Tensor], k: int, unit: float,
     notes = [note for shard in shards if (note := read_note(folder, shard))]
     topk = joined(found).scored.distribution
     assert isinstance(topk, TopK)
-    lost, cut_off = entries_of(torch.cat(list(logprobs)), topk)
+    lost, cut_off, error = said.lost(topk)
     return {
         "name": f"store, k={k}" + ("" if unit == Layout(2).unit else f", unit 2^{int(np.log2(unit))}"),
         "k": k,
@@ -92,20 +113,18 @@ def our_store(real: Real, logprobs: Sequence[torch.Tensor], k: int, unit: float,
         "mass": float((1 - topk.log_tail.double().exp()).mean()),
         "lost": lost,
         "cut": cut_off,
-        "error": float(largest(torch.cat(list(logprobs)), topk)),
+        "error": error,
         "write": 1e6 * writing / n_positions,
         "read": 1e6 * reading / n_positions,
     }
 
 
-def distillkit(
-    real: Real, logprobs: Sequence[torch.Tensor], name: str, settings: dict[str, Any], folder: Path
-) -> dict[str, Any]:
+def distillkit(real: Real, said: Said, name: str, settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Write a capture in the documented layout, read it with ours, and say the same of it."""
-    n_entries, n_positions = logprobs[0].shape[1], sum(len(row) for row in real.rows)
+    n_entries, n_positions = said.logprobs[0].shape[1], sum(len(row) for row in real.rows)
     known = {**settings, "d": n_entries}
     rows = []
-    for row, each in zip(real.rows, logprobs, strict=True):
+    for row, each in zip(real.rows, said.logprobs, strict=True):
         top = each.topk(settings["k"], dim=1)
         rows.append((row.tolist(), top.indices, top.values))
     writing = timed(lambda: write_capture(folder, rows, known, rows_a_file=10**6, row_group_size=1000))
@@ -118,7 +137,7 @@ def distillkit(
         torch.cat([one.log_tail for one in found]),
         n_entries,
     )
-    lost, cut_off = entries_of(torch.cat(list(logprobs)), topk)
+    lost, cut_off, error = said.lost(topk)
     files = source.settings
     return {
         "name": f"DistillKit, {name}",
@@ -129,16 +148,10 @@ def distillkit(
         "mass": float((1 - topk.log_tail.double().exp()).mean()),
         "lost": lost,
         "cut": cut_off,
-        "error": float(largest(torch.cat(list(logprobs)), topk)),
+        "error": error,
         "write": 1e6 * writing / n_positions,
         "read": 1e6 * reading / n_positions,
     }
-
-
-def largest(logprobs: torch.Tensor, kept: TopK) -> torch.Tensor:
-    """Return the largest difference of a log-probability that is kept."""
-    said = logprobs.gather(1, kept.ids.clamp_min(0))
-    return torch.where(kept.ids >= 0, (said - kept.logprobs).abs(), 0).max()
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -152,15 +165,15 @@ def run(real: Real) -> dict[str, Any]:
     """Ask the teacher once, and keep its answers in every way."""
     logprobs: list[torch.Tensor] = []
     asking = timed(lambda: logprobs.extend(real.logprobs(row) for row in real.rows))
-    n_positions = sum(len(row) for row in real.rows)
+    n_positions, said = sum(len(row) for row in real.rows), Said.of(real.rows, logprobs)
     lines = []
     with tempfile.TemporaryDirectory() as place:
         for number, (k, unit) in enumerate([(k, Layout(2).unit) for k in SIZES] + [(64, COARSE)]):
-            lines.append(our_store(real, logprobs, k, unit, Path(place) / str(number)))
+            lines.append(our_store(real, said, k, unit, Path(place) / str(number)))
         settings = {"k=64, all in bfloat16": {**RECOMMENDED, "k": 64, "exact_k": 64, "polynomial_terms": []}}
         settings |= {"budget (k=50)": BUDGET, "recommended (k=128)": RECOMMENDED, "with bins (k=128)": BINNED}
         for name, one in settings.items():
-            lines.append(distillkit(real, logprobs, name, one, Path(place) / name))
+            lines.append(distillkit(real, said, name, one, Path(place) / name))
     return {
         "teacher": real.name,
         "rows": len(real.rows),
