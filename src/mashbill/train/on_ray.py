@@ -7,6 +7,7 @@ disk with the stores, and the packages that are installed.
 """
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -62,7 +63,7 @@ def fill_on_ray(
         MashbillError: What stopped an actor. What is there is kept.
     """
     require_ray()
-    import ray
+    import ray.data
 
     items = [{"task": n, "shard": one.number} for n, task in enumerate(tasks) for one in task.left(work)]
     progress.start(
@@ -141,6 +142,9 @@ def _told(error: MashbillError) -> str:
 def _connected(ray: Any) -> Iterator[None]:
     """Be connected to a cluster for a while; one that was started here ends here."""
     was = ray.is_initialized()
+    for handler in logging.getLogger("ray.data").handlers:  # its own file keeps all of it
+        if handler.name == "console":
+            handler.setLevel(logging.ERROR)
     if not was:
         ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=False)
     try:
