@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from servers.asked import MakeTeacher, inputs_of, require_truth
-from servers.pretend import Habits, Handler, Server
+from servers.pretend import Habits, Handler, Pretend, Server
 
 from mashbill.distributions import TopK
 from mashbill.errors import MashbillError, TeacherError
@@ -231,3 +231,32 @@ def test_a_key_in_place_of_a_variable_is_not_shown(name: str) -> None:
     with pytest.raises(ValueError, match="never the key itself") as told:
         Settings(url="http://host/v1", model="m", key_variable=name)
     assert not name or name not in str(told.value)
+
+
+def test_attempts_are_counted_and_no_others_are_made(
+    teacher_of: MakeTeacher, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Server() as server:
+        teacher = teacher_of(server, form="vllm", retries=1)
+        teacher.score(inputs_of(tokenizer, ["five"]))
+        server.requests.clear()
+        monkeypatch.setattr(Handler, "send", lambda self, status, reply: self.send_bytes(503, b"{}", {}))
+        assert "HTTP 503" in teacher.score(inputs_of(tokenizer, ["four"])).refused[0]
+        assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("form", ["vllm", "sglang"])
+def test_the_answer_to_another_row_is_not_taken(
+    form: str, teacher_of: MakeTeacher, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Server() as server:
+        teacher = teacher_of(server, form=form, retries=0)
+        teacher.score(inputs_of(tokenizer, ["five"]))
+        answer, name = Pretend.answer, "prompt" if form == "vllm" else "input_ids"
+
+        def other(self: Pretend, path: str, body: Mapping[str, Any]) -> Any:
+            return answer(self, path, {**body, name: [7, *body[name][1:-1], 9]})
+
+        monkeypatch.setattr(Pretend, "answer", other)
+        scored = teacher.score(inputs_of(tokenizer, ["one, two"]))
+    assert "is about another token" in scored.refused[0]
