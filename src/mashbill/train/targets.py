@@ -110,7 +110,9 @@ def require_answers(teachers: Sequence[Teacher], corpus: Corpus, *, others: Sequ
 def _require_fit(teacher: Teacher, corpus: Corpus) -> None:
     """Refuse a corpus whose longest row a teacher cannot read, or of which a store lacks rows."""
     longest = corpus.inputs(corpus.lengths.argmax().unsqueeze(0))
-    getattr(teacher, "require_fit", lambda inputs: None)(longest)
+    require_fit = getattr(teacher, "require_fit", None)
+    if require_fit is not None:
+        require_fit(longest)
     if isinstance(teacher, StoredTeacher):
         for index in torch.arange(len(corpus)).split(256):
             teacher.require_rows(corpus.inputs(index))

@@ -80,7 +80,9 @@ def test_streams_have_the_order_of_the_rows_or_of_a_seed(folder):
     assert rows() == in_order
     assert rows(seed=1) == rows(seed=1) != rows(seed=2)
     assert sorted(rows(seed=1)) == sorted(in_order)
-    assert np.sum([len(one.positions) for one in teacher.shards()]) == sum(one.n_positions for one in teacher.plans.values())
+    assert np.sum([len(one.positions) for one in teacher.shards()]) == sum(
+        one.n_positions for one in teacher.plans.values()
+    )
 
 
 def test_a_store_that_is_not_complete_is_refused(folder):
