@@ -49,12 +49,17 @@ def growth(shape: Shape, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def sizes(shape: Shape, axis: str, *, smoke: bool = False) -> list[int]:
-    """Return the sizes to try: a quarter to four times the shape's own; teachers from 1 to 16."""
+    """Return the sizes to try: a quarter to four times the shape's own; teachers from 1 to 16.
+
+    Entries under lists begin at the shape's own: below, the time is that of the lists, which do not grow with them.
+    """
     own = getattr(shape, axis)
     if smoke:
         return [own, 2 * own]
     if axis == "teachers":
         return [1, 2, 4, 8, 16]
+    if axis == "entries" and shape.form == "topk":
+        return [own, 2 * own, 4 * own, 8 * own]
     return [own // 4, own // 2, own, 2 * own, 4 * own]
 
 
