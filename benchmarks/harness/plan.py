@@ -70,9 +70,9 @@ _CPU = (
     _loss("busy-hidden-32k", "busy", f"{_HIDDEN} --rows 1024 --entries 32000 {_BUSY}"),
     _loss("busy-topk-32k", "busy", f"{_TOPK} {_BUSY}"),
     _loss("growth", "growth", "--mode growth --form logits --form hidden --form topk --repeats 7"),
-    _loss("adaptive-float32", "adaptive", f"{_ADAPTIVE} --repeats 15"),
-    _loss("adaptive-reverse", "adaptive", f"{_ADAPTIVE} --repeats 15 --divergence reverse_kl"),
-    _loss("adaptive-bfloat16", "adaptive", f"{_ADAPTIVE} --repeats 15 {_BFLOAT16}"),
+    _loss("adaptive-float32", "adaptive", f"{_ADAPTIVE} --repeats 25"),
+    _loss("adaptive-reverse", "adaptive", f"{_ADAPTIVE} --repeats 25 --divergence reverse_kl"),
+    _loss("adaptive-bfloat16", "adaptive", f"{_ADAPTIVE} --repeats 25 {_BFLOAT16}"),
     _loss("adaptive-chunked", "adaptive", f"{_ADAPTIVE} --repeats 9 --impl chunked"),
     Job("step", "step", (), script="step.py"),
 )
