@@ -14,8 +14,6 @@ PATIENCE = 12.0
 """Seconds of turns after which a function takes no further one: some take a hundred times as long as others."""
 LEAST = 3
 """Turns that everybody takes all the same."""
-REST = 0.05
-"""Seconds after preparations: threads that made them spin for a while, and would take a core from what is timed."""
 
 
 def interleaved(
@@ -36,7 +34,7 @@ def interleaved(
         work: The functions by name.
         repeats: Rounds, at most.
         is_warm: The functions have been called before.
-        before: Called before each function, outside its time; a rest follows.
+        before: Called before each function, outside its time.
         device: Where the work happens; a GPU is waited for.
         always: Who takes every turn, however slow: whom the others are compared with.
 
@@ -54,9 +52,7 @@ def interleaved(
             spent = sum(wall for wall, _ in samples[name])
             if turn >= LEAST and spent > PATIENCE and name not in always:
                 continue
-            if before:
-                before()
-                time.sleep(REST)
+            _ = before and before()
             samples[name].append(once(work[name], device))
     return samples
 
