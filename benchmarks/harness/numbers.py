@@ -107,4 +107,4 @@ def worst_exponent(record: list[Mapping[str, Any]]) -> float | None:
 
 
 def worst_adaptive(record: list[Mapping[str, Any]]) -> float | None:
-    return max(100 * (one["adaptive_s"][1] / one["fixed_s"][1] - 1) for one in record)
+    return max(one["above_percent"][1] for one in record)

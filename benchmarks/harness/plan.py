@@ -32,7 +32,7 @@ _LOGITS = "--form logits --teachers 4"
 _HIDDEN = "--form hidden --width 512 --teacher-width 1024"
 _TOPK = "--form topk --rows 2048 --entries 32000 --teachers 4 --k 64"
 _BUSY = "--competitor --no-peak --only mashbill;naive"
-_ADAPTIVE = "--mode adaptive --form logits --form hidden --form topk"
+_ADAPTIVE = "--mode adaptive --rows 2048 --form logits --form hidden --form topk"
 _BFLOAT16 = "--dtype bfloat16"
 _GPU_HIDDEN = "--form hidden --rows 8192 --entries 151936 --width 2048 --teacher-width 4096"
 
@@ -69,10 +69,10 @@ _CPU = (
     _loss("busy-logits-32k", "busy", f"{_LOGITS} --rows 2048 --entries 32000 {_BUSY}"),
     _loss("busy-hidden-32k", "busy", f"{_HIDDEN} --rows 1024 --entries 32000 {_BUSY}"),
     _loss("busy-topk-32k", "busy", f"{_TOPK} {_BUSY}"),
-    _loss("growth", "growth", "--mode growth --form logits --form hidden --form topk --repeats 5"),
-    _loss("adaptive-float32", "adaptive", f"{_ADAPTIVE} --repeats 15"),
-    _loss("adaptive-reverse", "adaptive", f"{_ADAPTIVE} --repeats 15 --divergence reverse_kl"),
-    _loss("adaptive-bfloat16", "adaptive", f"{_ADAPTIVE} --repeats 15 {_BFLOAT16}"),
+    _loss("growth", "growth", "--mode growth --form logits --form hidden --form topk --repeats 7"),
+    _loss("adaptive-float32", "adaptive", f"{_ADAPTIVE} --repeats 25"),
+    _loss("adaptive-reverse", "adaptive", f"{_ADAPTIVE} --repeats 25 --divergence reverse_kl"),
+    _loss("adaptive-bfloat16", "adaptive", f"{_ADAPTIVE} --repeats 25 {_BFLOAT16}"),
     _loss("adaptive-chunked", "adaptive", f"{_ADAPTIVE} --repeats 9 --impl chunked"),
     Job("step", "step", (), script="step.py"),
 )

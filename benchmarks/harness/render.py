@@ -121,11 +121,12 @@ def growth(records: Sequence[Mapping[str, Any]]) -> str:
 
 def adaptive(records: Sequence[Mapping[str, Any]]) -> str:
     """Return what weights from entropies cost."""
-    rows = [["", "fixed, s", "quartiles", "from entropies, s", "quartiles", "above"]]
+    rows = [["", "fixed, s", "quartiles", "from entropies, s", "quartiles", "above, round by round", "quartiles"]]
     for one in records:
         fixed, entropies = one["fixed_s"], one["adaptive_s"]
         cells = [cell for each in (fixed, entropies) for cell in (f"{each[1]:.4f}", f"{each[0]:.4f}-{each[2]:.4f}")]
-        rows.append([tables.title(one), *cells, f"{100 * (entropies[1] / fixed[1] - 1):+.1f} %"])
+        low, middle, high = one["above_percent"]
+        rows.append([tables.title(one), *cells, f"{middle:+.1f} %", f"{low:+.1f} to {high:+.1f} %"])
     return markdown(rows)
 
 

@@ -142,7 +142,8 @@ def adaptive_text(record: Mapping[str, Any]) -> str:
     return (
         f"== adaptive weights: {title(record)}\n"
         f"fixed {_number(record['fixed_s'][1])} s, from entropies {_number(record['adaptive_s'][1])} s: "
-        f"{100 * (record['adaptive_s'][1] / record['fixed_s'][1] - 1):+.1f} %\n"
+        f"{record['above_percent'][1]:+.1f} % in the median round, quartiles {record['above_percent'][0]:+.1f} and "
+        f"{record['above_percent'][2]:+.1f} %\n"
     )
 
 

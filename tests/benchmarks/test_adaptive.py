@@ -33,7 +33,8 @@ def test_another_rule_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_record_can_be_shown() -> None:
     shapes = [Shape(form, rows=8, entries=40, teachers=3, k=5, width=6, teacher_width=7) for form in ALL]
-    records = [adaptive.adaptive_cost(shape, ARGUMENTS) | {"about": ABOUT} for shape in shapes]
+    once = Namespace(**{**vars(ARGUMENTS), "repeats": 1})
+    records = [adaptive.adaptive_cost(shape, once) | {"about": ABOUT} for shape in shapes]
     assert all(f"adaptive weights: {one['shape']['form']}" in tables.as_text(one) for one in records)
     shown = render.adaptive(records)
     assert [line.split("|")[1].split(",")[0].strip() for line in shown.splitlines()[2:]] == list(ALL)

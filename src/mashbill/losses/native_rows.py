@@ -237,5 +237,6 @@ def _pointer(values: Tensor | None) -> ctypes.c_void_p | None:
 
 
 def _statistics(measured: Float[Tensor, "*batch M"]) -> Statistics:
-    entropy, gini, margin, max_logprob, label_logprob = measured[..., :_N_MEASURED].float().unbind(-1)
-    return Statistics(entropy, entropy, gini, margin, max_logprob, label_logprob, measured[..., _N_MEASURED:].float())
+    numbers = measured.float()
+    entropy, gini, margin, max_logprob, label_logprob, *_ = numbers.unbind(-1)
+    return Statistics(entropy, entropy, gini, margin, max_logprob, label_logprob, numbers[..., _N_MEASURED:])

@@ -7,8 +7,8 @@ Not covered: operators that look at other positions than the one that they weigh
 student. They need the statistics of the whole batch first.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,8 @@ from mashbill.weights.share_scan import accumulator_dtype
 
 _TOLERANCE = 1e-6
 _N_POSITIONS, _N_ENTRIES = 3, 5
+_FEW = 64
+# Places whose rows are looked at one by one, which costs less than taking rows out of tensors.
 
 
 def between(operator: WeightOperator, evidence: Evidence) -> Callable[[Statistics, Tensor], Tensor]:
@@ -65,6 +67,8 @@ class _Rule:
     evidence: Evidence
     reads: frozenset[str] | None
     """Names of the statistics that it looks at; None if that is not known."""
+    known: dict[tuple[int, int], "_Known"] = field(default_factory=dict, repr=False, compare=False)
+    """Of so many positions of one row, by row and number: a loss asks about little else, and about many of them."""
 
     @property
     def about(self) -> tuple[int, ...]:
@@ -73,39 +77,70 @@ class _Rule:
 
     def __call__(self, statistics: Statistics, places: Int[Tensor, " R"]) -> Float[Tensor, "K R"]:
         """Return log-weights."""
-        return _ask(self.operator, self.evidence, statistics, places)
+        return _ask(self.operator, self._known(places), statistics, self.reads)
+
+    def _known(self, places: Int[Tensor, " R"]) -> "_Known":
+        n_positions = self.evidence.mask.shape[1]
+        if places.device.type != "cpu" or len(places) > _FEW or self.evidence.variance is not None:
+            return _known_at(self.evidence, places)
+        rows = {place // n_positions for place in places.tolist()}
+        if len(rows) != 1 or n_positions == 1:
+            return _known_at(self.evidence, places)
+        key = rows.pop(), len(places)
+        if key not in self.known:
+            self.known[key] = _known_at(self.evidence, places)
+        return self.known[key]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known of single places before their statistics: fields of an Evidence, and NaN for what is not read."""
+
+    fields: Mapping[str, Any]
+    unread: Float[Tensor, "K R 1"]
+    unread_classes: Float[Tensor, "K R 1 C"]
+
+
+def _known_at(evidence: Evidence, places: Int[Tensor, " R"]) -> _Known:
+    n_positions = evidence.mask.shape[1]
+    rows = (places if n_positions == 1 else places // n_positions).to(evidence.task.device)
+    here = {
+        "teachers": evidence.teachers,
+        "mask": evidence.mask.new_ones(len(places), 1),
+        "n_entries": evidence.n_entries,
+        "tasks": evidence.tasks,
+        "task": evidence.task.index_select(0, rows),
+        "contexts": evidence.contexts,
+        "context": evidence.context.index_select(0, rows),
+        "features": evidence.features.index_select(0, rows),
+        "route": evidence.route.index_select(0, rows),
+        "scores": evidence.scores,
+        "orders": evidence.orders,
+        "variance": None if evidence.variance is None else _at(evidence.variance, rows, places),
+    }
+    unread = torch.full((), torch.nan, device=places.device).expand(evidence.n_teachers, len(places), 1)
+    n_classes = evidence.statistics.class_mass.shape[-1]
+    return _Known(here, unread, unread.unsqueeze(-1).expand(*unread.shape, n_classes))
 
 
 def _ask(
-    operator: WeightOperator, evidence: Evidence, statistics: Statistics, places: Int[Tensor, " R"]
+    operator: WeightOperator, known: _Known, statistics: Statistics, reads: frozenset[str] | None
 ) -> Float[Tensor, "K R"]:
-    n_positions = evidence.mask.shape[1]
-    rows = (places if n_positions == 1 else places // n_positions).to(evidence.task.device)
+    def read(name: str, values: Tensor) -> Tensor:
+        return values.unsqueeze(-1) if reads is None or name in reads else known.unread
+
+    has_classes = reads is None or "class_mass" in reads
     # Written out: a loop over fields, as in `replace`, would take longer than all the rest.
-    here = Evidence(
-        teachers=evidence.teachers,
-        statistics=Statistics(
-            entropy=statistics.entropy.unsqueeze(-1),
-            entropy_low=statistics.entropy_low.unsqueeze(-1),
-            gini=statistics.gini.unsqueeze(-1),
-            margin=statistics.margin.unsqueeze(-1),
-            max_logprob=statistics.max_logprob.unsqueeze(-1),
-            label_logprob=statistics.label_logprob.unsqueeze(-1),
-            class_mass=statistics.class_mass.unsqueeze(-2),
-        ),
-        mask=evidence.mask.new_ones(len(places), 1),
-        n_entries=evidence.n_entries,
-        tasks=evidence.tasks,
-        task=evidence.task.index_select(0, rows),
-        contexts=evidence.contexts,
-        context=evidence.context.index_select(0, rows),
-        features=evidence.features.index_select(0, rows),
-        route=evidence.route.index_select(0, rows),
-        scores=evidence.scores,
-        orders=evidence.orders,
-        variance=None if evidence.variance is None else _at(evidence.variance, rows, places),
+    single = Statistics(
+        entropy=statistics.entropy.unsqueeze(-1),
+        entropy_low=read("entropy_low", statistics.entropy_low),
+        gini=read("gini", statistics.gini),
+        margin=read("margin", statistics.margin),
+        max_logprob=read("max_logprob", statistics.max_logprob),
+        label_logprob=read("label_logprob", statistics.label_logprob),
+        class_mass=statistics.class_mass.unsqueeze(-2) if has_classes else known.unread_classes,
     )
-    return operator(here).squeeze(-1)
+    return operator(Evidence(statistics=single, **known.fields)).squeeze(-1)
 
 
 def _at(
@@ -159,7 +194,8 @@ def _require_single_positions(operator: WeightOperator, evidence: Evidence) -> N
         for position in range(n_positions):
             places = rows * n_positions + position
             here = Statistics(**{name: values[:, places] for name, values in vars(by_place).items()})
-            found, expected = _ask(operator, probe, here, places), whole[:, places.to(whole.device)]
+            found = _ask(operator, _known_at(probe, places), here, None)
+            expected = whole[:, places.to(whole.device)]
             if not torch.allclose(found, expected, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True):
                 raise ValueError(
                     f"operator={_name(operator)} gives a position weights that depend on others, as rules do that "
