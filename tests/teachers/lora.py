@@ -34,7 +34,9 @@ def wrapped(model, folder: Path):
 
 def merged(model, folder: Path):
     """Return a copy of a model with an adapter added into its weights, by peft."""
-    return wrapped(model, folder).merge_and_unload().eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return wrapped(model, folder).merge_and_unload().eval()
 
 
 def edit_json(file: Path, **changes) -> None:
