@@ -94,11 +94,12 @@ def _manifest_problems(
         return [CorruptionError("the manifest is that of another store", where=str(file), help="delete it")]
     shards = manifest["shards"]
     differing = [name for name, note in notes.items() if shards.get(name) != asdict(note)]
+    rows = {one.name: one.rows for one in plan.shards}
     return [
         CorruptionError(
             f"shard {name} is not the one that the manifest names",
             where=str(folder / SHARDS / f"{name}.parquet"),
-            why=f"file and note were changed together, or {MANIFEST} was",
+            why=f"it holds {rows[name]}; its note was changed, or both, or {MANIFEST}",
             help="delete the shard, its note and the manifest, and capture again",
         )
         for name in differing
