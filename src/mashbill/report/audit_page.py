@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 from mashbill.audit.axioms import AXIOMS, Axiom
 from mashbill.audit.legible import legible, strict
 from mashbill.audit.verdicts import VERDICTS, CheckResult
+from mashbill.durable import write_text
 from mashbill.report.rendering import environment, style
 from mashbill.report.text import count, number, plural
-from mashbill.durable import write_text
 
 MAX_CHARACTERS = 6_000
 """Of the numbers of one certificate or witness; the rest is in the command's ``--json``."""

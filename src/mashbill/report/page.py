@@ -9,6 +9,7 @@ Not covered: comparison across runs, and anything interactive beyond opening a t
 from pathlib import Path
 from typing import Any
 
+from mashbill.durable import write_text
 from mashbill.report import palette, records
 from mashbill.report.records import RunFiles
 from mashbill.report.rendering import environment, style
@@ -24,7 +25,6 @@ from mashbill.report.sections import (
     verdicts,
 )
 from mashbill.report.text import count, plural
-from mashbill.durable import write_text
 
 MAX_ROWS = 120
 """Rows of a table that are shown; with a hundred contexts the page would outgrow its megabyte."""

@@ -20,9 +20,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from mashbill.durable import publish, sha256_of
 from mashbill.errors import CorruptionError
 from mashbill.shapes import Tensor
-from mashbill.durable import publish, sha256_of
 
 log = logging.getLogger(__name__)
 

@@ -19,10 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mashbill import plugins
+from mashbill import durable, plugins
 from mashbill.errors import MashbillError
 from mashbill.progress import Progress, Silent, Titled
-from mashbill import durable
 from mashbill.train.comparison import MAIN, Run, gather_runs
 from mashbill.train.loading import Loaded
 

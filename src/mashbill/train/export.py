@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import torch
 
-from mashbill.errors import MashbillError
 from mashbill import durable
+from mashbill.errors import MashbillError
 from mashbill.train import standalone
 from mashbill.train.card import model_card
 from mashbill.train.comparison import read_json

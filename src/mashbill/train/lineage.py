@@ -13,8 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from mashbill.errors import CorruptionError
 from mashbill.durable import write_json, write_text
+from mashbill.errors import CorruptionError
 from mashbill.train.loading import Loaded
 
 log = logging.getLogger(__name__)

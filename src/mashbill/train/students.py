@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file
 
 from mashbill import plugins
+from mashbill.durable import sha256_of
 from mashbill.errors import CorruptionError, MashbillError, did_you_mean
 from mashbill.teachers.folder import ModelFolder
 from mashbill.train import recipe
 from mashbill.train.causal import CausalStudent
 from mashbill.train.classifier import SequenceClassifier
-from mashbill.durable import sha256_of
 from mashbill.train.label_list import read_labels
 from mashbill.train.pretrained import load_causal, load_classifier, load_tokenizer, quietly, with_adapter
 from mashbill.train.protocol import NO_LABEL, Batch, EncodedRow, Origin, Student, StudentArchitecture
