@@ -382,7 +382,7 @@ CASES = [
     Case(
         "teacher with two origins",
         edit("plugin: keywords", "plugin: keywords\n    model: m"),
-        r"teachers\[0\]: give exactly one of `model`",
+        r"teachers\[0\]: give only one of `model`",
     ),
     Case(
         "unknown teacher plug-in",
