@@ -63,7 +63,7 @@ def fill_on_ray(
         MashbillError: What stopped an actor. What is there is kept.
     """
     require_ray()
-    import ray.data
+    import ray.data  # pyright: ignore[reportMissingImports]  # an extra
 
     items = [{"task": n, "shard": one.number} for n, task in enumerate(tasks) for one in task.left(work)]
     progress.start(
