@@ -35,6 +35,16 @@ class Redactor(logging.Filter):
         """Return the text without the key."""
         return text.replace(self._key, "[key]") if self._key else text
 
+    def within(self, value: Any) -> Any:
+        """Return what a reply holds without the key, however deep it lies in it."""
+        if isinstance(value, str):
+            return self(value)
+        if isinstance(value, list):
+            return [self.within(one) for one in value]
+        if isinstance(value, dict):
+            return {self(name): self.within(one) for name, one in value.items()}
+        return value
+
     def filter(self, record: logging.LogRecord) -> bool:
         """Rewrite a record that holds the key."""
         text = record.getMessage()
@@ -116,7 +126,8 @@ class Transport:
     def _parsed(self, content: bytes) -> Any:
         told = "no JSON"
         try:
-            return json.loads(content, parse_constant=_no_number)
+            # What is read from a reply may be shown or kept.
+            return self.redact.within(json.loads(content, parse_constant=_no_number))
         except _NoNumberError:
             told = "numbers that are not finite"
         except (ValueError, RecursionError):
