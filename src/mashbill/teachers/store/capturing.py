@@ -117,7 +117,8 @@ def begin(folder: Path, plan: Plan) -> None:
         MashbillError: It is another one, or the folder holds something else, or cannot be written to.
     """
     require_startable(folder, plan)
-    if (folder / FILE).exists():
+    if (folder / FILE).exists():  # It may have come since: workers begin together.
+        require_same(folder, plan)
         return
     try:
         (folder / SHARDS).mkdir(parents=True, exist_ok=True)
@@ -153,7 +154,9 @@ def require_free(folder: Path) -> None:
     Raises:
         MashbillError: It does.
     """
-    if folder.is_dir() and any(one.name != SHARDS and not one.name.startswith(".") for one in folder.iterdir()):
+    if folder.is_dir() and any(
+        one.name not in (FILE, SHARDS) and not one.name.startswith(".") for one in folder.iterdir()
+    ):
         raise MashbillError(
             f"`{folder}` holds files, but no store", why="nothing is overwritten", help="choose another `store`"
         )
