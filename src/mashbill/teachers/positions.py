@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -111,14 +111,32 @@ def score_logits(
 
 
 def joined(parts: Sequence[Scored]) -> Scored:
-    """Put answers for different positions one after the other; they store equally many entries."""
+    """Put answers for different positions one after the other; shorter lists get unused slots."""
     statistics = Statistics(
         **{f.name: torch.cat([getattr(part.statistics, f.name) for part in parts]) for f in fields(Statistics)}
     )
     each = [part.distribution for part in parts]
-    tensors = ("logprobs",) if isinstance(each[0], Dense) else ("ids", "logprobs", "log_tail")
-    whole = {name: torch.cat([getattr(one, name) for one in each]) for name in tensors}
-    return Scored(replace(each[0], **whole), statistics)
+    lists = [one for one in each if isinstance(one, TopK)]
+    if not lists:
+        return Scored(Dense(torch.cat([one.logprobs for one in each])), statistics)
+    widest = max(one.logprobs.shape[-1] for one in lists)
+    even = [_widened(one, widest) for one in lists]
+    whole = {name: torch.cat([getattr(one, name) for one in even]) for name in ("ids", "logprobs", "log_tail")}
+    return Scored(TopK(**whole, n_entries=lists[0].n_entries), statistics)
+
+
+def _widened(topk: TopK, width: int) -> TopK:
+    more, pad = width - topk.logprobs.shape[-1], torch.nn.functional.pad
+    ids, logprobs = pad(topk.ids, (0, more), value=-1), pad(topk.logprobs, (0, more), value=numerics.LOG_ZERO)
+    return TopK(ids, logprobs, topk.log_tail, topk.n_entries)
+
+
+def part_of(scored: Scored, index: slice | Tensor) -> Scored:
+    """Return the answers of lists at some positions, one after the other: ``index`` is of the first axes, or a mask."""
+    topk = scored.distribution
+    assert isinstance(topk, TopK), "of whole distributions nobody takes a part"
+    part = TopK(topk.ids[index], topk.logprobs[index], topk.log_tail[index], topk.n_entries)
+    return Scored(part, scored.statistics.rows(index))
 
 
 def spread(flat: Scored, where: Int[Tensor, " P"], shape: tuple[int, int]) -> Scored:

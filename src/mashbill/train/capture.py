@@ -10,7 +10,7 @@ import torch
 from mashbill.errors import MashbillError, NumericError, TeacherError
 from mashbill.progress import Progress, Silent
 from mashbill.teachers.protocol import Teacher
-from mashbill.teachers.store.asking import Asked, forget_asked, has_asked, write_asked
+from mashbill.teachers.store.asking import answer, forget_asked, has_asked, write_asked
 from mashbill.teachers.store.capturing import (
     RESERVE,
     Work,
@@ -20,19 +20,16 @@ from mashbill.teachers.store.capturing import (
     require_room,
     require_startable,
 )
-from mashbill.teachers.store.content import content_of
 from mashbill.teachers.store.files import read_note
 from mashbill.teachers.store.layout import Layout
 from mashbill.teachers.store.plan import Plan
 from mashbill.train.assemble import TRAIN
-from mashbill.train.corpus import Corpus
 from mashbill.train.crew import fill_together, usual_workers
 from mashbill.train.filling import Task, ask_of, askable_teachers
 from mashbill.train.loading import Loaded
 from mashbill.train.protocol import Student
 from mashbill.train.questions import Questions, question_sets
 from mashbill.train.students import build_student
-from mashbill.train.targets import is_finite
 
 
 @dataclass(frozen=True)
@@ -123,15 +120,6 @@ def capture_recipe(
     return [_summary(task) for task in tasks]
 
 
-def contents(corpus: Corpus) -> list[bytes]:
-    """Return the hash of what teachers are asked about each row."""
-    found: list[bytes] = []
-    for index in torch.arange(len(corpus)).split(256):
-        inputs = corpus.inputs(index)
-        found += [content_of(inputs, row) for row in range(len(index))]
-    return found
-
-
 def _tasks(
     loaded: Loaded, student: Student, teachers: Mapping[int, Teacher], sets: Mapping[str, Questions]
 ) -> Iterator[Task]:
@@ -156,13 +144,13 @@ def _announce(tasks: Sequence[Task], work: Work) -> str:
     Raises:
         MashbillError: It does not.
     """
-    n_positions = sum(shard.n_positions for task in tasks for shard in task.left(work))
     if not tasks:
         return "nothing to capture: every shard is there"
-    by_disk: dict[int, tuple[Path, int]] = {}
+    n_positions, by_disk = 0, dict[int, tuple[Path, int]]()
     for task in tasks:
         place = next(folder for folder in (task.folder, *task.folder.absolute().parents) if folder.exists())
         mine = sum(shard.n_positions for shard in task.left(work))
+        n_positions += mine
         _, before = by_disk.get(place.stat().st_dev, (place, 0))
         needed = expected_bytes(task.plan, mine) + task.asked_bytes
         by_disk[place.stat().st_dev] = (place, before + needed)
@@ -184,28 +172,16 @@ def _require_answers(tasks: Sequence[Task], teachers: Mapping[int, Teacher], set
     Raises:
         MashbillError: A teacher cannot be opened, fails, gives no distribution, or cannot read every row.
     """
-    some = {task.rows: sets[task.rows].samples() for task in tasks}
+    some, layout = {task.rows: sets[task.rows].samples() for task in tasks}, tasks[0].plan.layout
     for number in sorted({task.number for task in tasks}):
         teacher = teachers[number]
         try:
             for _, longest in some.values():
                 getattr(teacher, "require_fit", lambda _: None)(longest.inputs([0]))
-            first = next(iter(some.values()))[0]
-            _require_answer(teacher, first)
+            first, _ = next(iter(some.values()))
+            answer(teacher, first, layout, batch_size=1)
         except (TeacherError, NumericError) as error:
             raise MashbillError(error.what, where=error.where, why=error.why, help=error.help) from error
-
-
-def _require_answer(teacher: Teacher, first: Asked) -> None:
-    inputs = first.inputs([0])
-    scored = teacher.score(inputs)
-    if not bool((is_finite(scored) | ~inputs.mask).all()):
-        raise TeacherError(
-            f"teacher `{teacher.id}` gave a value that is not finite",
-            where=f"row `{inputs.row_ids[0]}`",
-            why="what is no distribution is not kept",
-            help="look at the teacher's output for that row; remove the row, or load the teacher in float32",
-        )
 
 
 def _lay_down_questions(tasks: Sequence[Task], sets: Mapping[str, Questions], work: Work) -> None:

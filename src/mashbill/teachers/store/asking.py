@@ -18,8 +18,9 @@ import torch
 from mashbill.distributions.statistics import Statistics
 from mashbill.distributions.topk import TopK
 from mashbill.errors import CorruptionError, TeacherError
+from mashbill.teachers.positions import joined, part_of
 from mashbill.teachers.protocol import Inputs, Scored, Teacher
-from mashbill.teachers.store.columns import Answered, widened
+from mashbill.teachers.store.columns import Answered
 from mashbill.teachers.store.content import content_of
 from mashbill.teachers.store.layout import Layout
 from mashbill.teachers.store.plan import Shard, content_of_rows
@@ -117,7 +118,7 @@ def answer(teacher: Teacher, asked: Asked, layout: Layout, *, batch_size: int) -
         _require_finite(teacher.id, scored, inputs)
         for b, reason in scored.refused.items():
             refused[rows[b]] = reason or "refused"
-        parts.append(_flat(scored, inputs.mask))
+        parts.append(part_of(scored, inputs.mask))
         where.append(np.concatenate([np.arange(starts[row], starts[row + 1]) for row in rows]))
     return Answered(
         asked.row_ids,
@@ -125,7 +126,7 @@ def answer(teacher: Teacher, asked: Asked, layout: Layout, *, batch_size: int) -
         tuple(_read_of(asked, row) for row in range(len(asked))),
         np.array(starts),
         np.concatenate([*asked.places, np.zeros(0, np.int64)]),
-        _in_order(parts, torch.from_numpy(np.concatenate(where).argsort())),
+        part_of(joined(parts), torch.from_numpy(np.concatenate(where).argsort())),
         tuple(refused),
     )
 
@@ -248,22 +249,6 @@ def _require_finite(teacher_id: str, scored: Scored, inputs: Inputs) -> None:
             why="what is no distribution is not kept",
             help="look at the teacher's output for that row; remove the row, or load the teacher in float32",
         )
-
-
-def _flat(scored: Scored, mask: torch.Tensor) -> Scored:
-    topk, statistics = scored.distribution, scored.statistics
-    assert isinstance(topk, TopK), "made one before"
-    here = TopK(topk.ids[mask], topk.logprobs[mask], topk.log_tail[mask], topk.n_entries)
-    return Scored(here, Statistics(**{f.name: getattr(statistics, f.name)[mask] for f in fields(Statistics)}))
-
-
-def _in_order(parts: Sequence[Scored], order: torch.Tensor) -> Scored:
-    given = [part.distribution for part in parts if isinstance(part.distribution, TopK)]
-    widest = max(one.logprobs.shape[-1] for one in given)
-    lists = [widened(one, widest) for one in given]
-    each = {name: torch.cat([getattr(one, name) for one in lists])[order] for name in ("ids", "logprobs", "log_tail")}
-    numbers = {f.name: torch.cat([getattr(one.statistics, f.name) for one in parts])[order] for f in fields(Statistics)}
-    return Scored(TopK(**each, n_entries=lists[0].n_entries), Statistics(**numbers))
 
 
 def _nothing(layout: Layout) -> Scored:

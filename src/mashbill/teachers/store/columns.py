@@ -5,7 +5,7 @@ Positions of a row lie end to end in lists. Every row carries a digest of its ow
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ from mashbill.distributions.dense import Dense
 from mashbill.distributions.statistics import Statistics
 from mashbill.distributions.topk import TopK
 from mashbill.errors import CorruptionError
+from mashbill.teachers.positions import joined as one_after_the_other
 from mashbill.teachers.protocol import Scored
 from mashbill.teachers.store.layout import Layout
 
@@ -202,37 +203,12 @@ def _offsets(column: pa.ListArray) -> np.ndarray:
 def joined(each: Sequence[Answered]) -> Answered:
     """Put answers one after the other."""
     starts = np.cumsum([0, *(n for one in each for n in np.diff(one.starts))])
-    given = [one.scored.distribution for one in each]
-    widest = max(one.logprobs.shape[-1] for one in given)
-    lists = [widened(one, widest) for one in given if isinstance(one, TopK)]
-    assert len(lists) == len(each), "answers that are kept are lists"
-    topk = TopK(
-        torch.cat([one.ids for one in lists]),
-        torch.cat([one.logprobs for one in lists]),
-        torch.cat([one.log_tail for one in lists]),
-        lists[0].n_entries,
-    )
-    statistics = Statistics(
-        **{f.name: torch.cat([getattr(one.scored.statistics, f.name) for one in each]) for f in fields(Statistics)}
-    )
     return Answered(
         tuple(row for one in each for row in one.row_ids),
         tuple(row for one in each for row in one.content),
         tuple(row for one in each for row in one.tokens),
         starts,
         np.concatenate([one.positions for one in each]),
-        Scored(topk, statistics),
+        one_after_the_other([one.scored for one in each]),
         tuple(row for one in each for row in one.refused),
-    )
-
-
-def widened(topk: TopK, width: int) -> TopK:
-    """Return a list with more slots, unused ones."""
-    more = width - topk.logprobs.shape[-1]
-    pad = torch.nn.functional.pad
-    return TopK(
-        pad(topk.ids, (0, more), value=-1),
-        pad(topk.logprobs, (0, more), value=numerics.LOG_ZERO),
-        topk.log_tail,
-        topk.n_entries,
     )

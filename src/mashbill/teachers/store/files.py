@@ -15,6 +15,7 @@ from mashbill.distributions.topk import TopK
 from mashbill.durable import json_text, sha256_of, write_json, written_aside
 from mashbill.errors import CorruptionError
 from mashbill.shapes import Tensor
+from mashbill.teachers.positions import part_of
 from mashbill.teachers.protocol import Scored
 from mashbill.teachers.store.columns import REAL, WHOLE, Answered, decode, encode
 from mashbill.teachers.store.plan import FILE, SHARDS, Plan, Shard, content_of_rows
@@ -175,14 +176,6 @@ def read_refused(folder: Path, shard: Shard) -> Sequence[tuple[str, str]]:
     """
     columns = _columns(folder, shard, ("row_id", "refused"))
     return [(row_id, reason) for row_id, reason in zip(*columns, strict=True) if reason]
-
-
-def part_of(scored: Scored, index: slice | Tensor) -> Scored:
-    """Return the answers at some positions of a flat one."""
-    topk = scored.distribution
-    assert isinstance(topk, TopK), "a store keeps nothing else"
-    part = TopK(topk.ids[index], topk.logprobs[index], topk.log_tail[index], topk.n_entries)
-    return Scored(part, scored.statistics.rows(index))
 
 
 def lost_nats(given: Scored, kept: Scored) -> Tensor | None:

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from mashbill.errors import MashbillError, TeacherError, VocabularyError
-from mashbill.teachers.positions import joined, spread
+from mashbill.teachers.positions import joined, part_of, spread
 from mashbill.teachers.protocol import Inputs, Scored
-from mashbill.teachers.store.columns import Answered, widened
+from mashbill.teachers.store.columns import Answered
 from mashbill.teachers.store.content import content_of
-from mashbill.teachers.store.files import part_of, read_note, read_refused, read_shard
+from mashbill.teachers.store.files import read_note, read_refused, read_shard
 from mashbill.teachers.store.finding import Finder
 from mashbill.teachers.store.plan import FILE, Plan, Shard
 from mashbill.teachers.vocabulary import Vocabulary
@@ -70,9 +70,7 @@ class StoredTeacher:
             here = slice(int(answered.starts[row]), int(answered.starts[row + 1]))
             parts.append(part_of(answered.scored, here))
             places.append(b * n_positions + torch.from_numpy(answered.positions[here].astype(np.int64)))
-        widest = max(one.distribution.logprobs.shape[-1] for one in parts)
-        even = [Scored(widened(one.distribution, widest), one.statistics) for one in parts]
-        return replace(spread(joined(even), torch.cat(places), (len(inputs.row_ids), n_positions)), refused=refused)
+        return replace(spread(joined(parts), torch.cat(places), (len(inputs.row_ids), n_positions)), refused=refused)
 
     def require_rows(self, inputs: Inputs) -> None:
         """Refuse rows that are not in the store; no shard is read for it.
