@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mashbill.errors import MashbillError
 from mashbill.progress import Progress
+from mashbill.teachers.entry_classes import EntryClasses
 from mashbill.teachers.protocol import Teacher
 from mashbill.teachers.store.distillkit_files import Capture
 from mashbill.teachers.store.plan import Plan
@@ -15,6 +16,7 @@ from mashbill.train.build import build_teacher
 from mashbill.train.capture import folder_of
 from mashbill.train.captured_rows import Written, write_rows
 from mashbill.train.causal import CausalStudent
+from mashbill.train.classes import declared_classes
 from mashbill.train.corpus import Corpus, encode_sets
 from mashbill.train.data import read_rows
 from mashbill.train.importing import Index, Source, import_set
@@ -71,14 +73,15 @@ def import_recipe(
     number, spec, store = teacher_of(loaded, teacher)
     source = Capture.open(folder, config)
     student = _student(loaded)
-    live = _live(loaded, number, spec, student)
+    classes = declared_classes(loaded, student)
+    live = _live(loaded, number, spec, student, classes)
     index = Index(source)
     sets = {
-        name: Source(source, index.places(corpus, where=_where(loaded, name)), corpus, student.n_entries)
+        name: Source(source, index.places(corpus, where=_where(loaded, name)), corpus, student.n_entries, classes)
         for name, corpus in _corpora(loaded, student).items()
     }
     looked = {name: (one.form(), None if live is None else one.against(live)) for name, one in sets.items()}
-    identity = imported_identity(source.identity(), live)
+    identity = imported_identity({**source.identity(), **classes.pins}, live)
     done = []
     for name, one in sets.items():
         place = folder_of(store, name)
@@ -146,11 +149,13 @@ def _student(loaded: Loaded) -> CausalStudent:
     return student
 
 
-def _live(loaded: Loaded, number: int, spec: recipe.Teacher, student: CausalStudent) -> Teacher | None:
+def _live(
+    loaded: Loaded, number: int, spec: recipe.Teacher, student: CausalStudent, classes: EntryClasses
+) -> Teacher | None:
     if not spec.can_be_asked:
         return None
     asked = spec.model_copy(update={"store": None, "top_k": None})
-    return build_teacher(number, asked, student, loaded.path.parent, data=loaded.recipe.data)
+    return build_teacher(number, asked, student, loaded.path.parent, data=loaded.recipe.data, classes=classes)
 
 
 def _corpora(loaded: Loaded, student: CausalStudent) -> Mapping[str, Corpus]:

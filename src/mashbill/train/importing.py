@@ -13,6 +13,7 @@ from mashbill.distributions.topk import TopK
 from mashbill.errors import DataError, MashbillError
 from mashbill.progress import Progress
 from mashbill.shapes import Int, Tensor
+from mashbill.teachers.entry_classes import NO_CLASSES, EntryClasses
 from mashbill.teachers.protocol import Scored, Teacher
 from mashbill.teachers.store.capturing import capture
 from mashbill.teachers.store.columns import Answered, joined
@@ -26,8 +27,6 @@ from mashbill.train.rescoring import Difference, difference, flat, sample_of
 
 SAMPLE = 16
 """Rows that are looked at before anything is written."""
-MOST_LOST = 1.0
-"""Nats. A capture that loses more than this against a teacher, on average, is not that teacher's."""
 
 
 class Index:
@@ -76,12 +75,14 @@ class Source:
         places: Of each row of the corpus.
         corpus: The rows.
         n_entries: ``V``.
+        classes: Of the student's entries; the mass of what was captured of them.
     """
 
     capture: Capture
     places: Sequence[Place]
     corpus: Corpus
     n_entries: int
+    classes: EntryClasses = NO_CLASSES
 
     def answered(self, number: int) -> Answered:
         """Return what was captured about one row.
@@ -108,7 +109,7 @@ class Source:
             (tokens,),
             np.array([0, len(where)]),
             where.numpy(),
-            Scored(topk, _measured(topk, inputs.labels[0][where])),
+            self.classes.measured(Scored(topk, _measured(topk, inputs.labels[0][where]))),
             ("",),
         )
 
@@ -137,12 +138,13 @@ class Source:
             parts.append((flat(live.score(inputs), inputs.mask), kept.scored.distribution))
             names += [f"row `{inputs.row_ids[0]}`, position {place}" for place in kept.positions.tolist()]
         found = difference(parts, names)
-        if found.lost - found.cut > MOST_LOST:
+        if found.is_of_another:
             raise MashbillError(
-                f"the capture is not that of teacher `{live.id}`: it is {found.lost - found.cut:.2f} nats off",
+                f"the capture is not that of teacher `{live.id}`",
                 where=str(self.capture.folder),
-                why=f"{found.n_rows} rows were asked about again; the most probable entry is the same at "
-                f"{100 * found.agreement:.0f} % of the positions",
+                why=f"{found.n_rows} rows were asked about again: the most probable entry is the same at "
+                f"{100 * found.agreement:.0f} % of the positions, and half of them have lost more than "
+                f"{found.typical:.2f} nats beside what was cut off",
                 help="name the teacher that was captured, or leave `model` out to import without a comparison",
             )
         return found
@@ -168,7 +170,8 @@ def import_set(
         progress: Shown the pace of the work.
     """
     shards = cut(source.corpus.n_counted.tolist(), _contents(source.corpus), at_most=at_most)
-    layout = Layout(source.n_entries, k=min(source.capture.settings.k, source.n_entries))
+    k, classes = min(source.capture.settings.k, source.n_entries), source.classes.names
+    layout = Layout(source.n_entries, k=k, classes=classes)
     plan = Plan(teacher, vocabulary, layout, shards)
 
     def ask(shard: Shard) -> Answered:
