@@ -212,6 +212,18 @@ def test_rows_are_written_from_a_capture(place, models, command):
     is_one_clear_text(command("import", place / "capture", place / "recipe.yaml", "--write-rows"), "exists")
 
 
+@pytest.mark.parametrize("wrong", [("--teacher", "nobody"), ("--set", "weighting.token.rule=nonsense")])
+def test_no_rows_are_left_of_a_command_that_was_wrong(place, models, command, wrong):
+    (place / "train.jsonl").unlink()
+    again = ("import", place / "capture", place / "recipe.yaml", "--write-rows")
+    assert command(*again, *wrong).code == 2
+    assert not (place / "train.jsonl").exists()
+    (place / "capture/data_0.parquet").rename(place / "kept")
+    assert command(*again).code == 2
+    (place / "kept").rename(place / "capture/data_0.parquet")
+    assert command(*again).code == 0
+
+
 def test_a_store_is_held_against_its_teacher(place, store, command):
     told = command("verify", store, "--recipe", place / "recipe.yaml", "--rows", "3", "--json")
     assert told.code == 0, told.out
