@@ -213,14 +213,22 @@ def test_rows_are_written_from_a_capture(place, models, command):
 
 
 @pytest.mark.parametrize("wrong", [("--teacher", "nobody"), ("--set", "weighting.token.rule=nonsense")])
-def test_no_rows_are_left_of_a_command_that_was_wrong(place, models, command, wrong):
+def test_no_rows_are_written_by_a_command_that_is_wrong(place, models, command, monkeypatch, wrong):
+    def write(*_, **__):
+        pytest.fail("written before the recipe was checked")
+
+    monkeypatch.setattr("mashbill.train.import_recipe.write_captured_rows", write)
     (place / "train.jsonl").unlink()
+    assert command("import", place / "capture", place / "recipe.yaml", "--write-rows", *wrong).code == 2
+
+
+def test_no_rows_are_left_of_an_import_that_failed(place, models, command):
+    (place / "train.jsonl").unlink()
+    (place / "store").write_text("in the way")
     again = ("import", place / "capture", place / "recipe.yaml", "--write-rows")
-    assert command(*again, *wrong).code == 2
+    assert command(*again).code != 0
     assert not (place / "train.jsonl").exists()
-    (place / "capture/data_0.parquet").rename(place / "kept")
-    assert command(*again).code == 2
-    (place / "kept").rename(place / "capture/data_0.parquet")
+    (place / "store").unlink()
     assert command(*again).code == 0
 
 

@@ -164,6 +164,16 @@ def test_another_teacher_s_capture_is_refused(recipe, tmp_path, language_models)
     assert not (tmp_path / "store").exists()
 
 
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(recipe, tmp_path, monkeypatch):
+    loaded = recipe()
+    captured(loaded, tmp_path / "capture", EXACT)
+    free = shutil.disk_usage(tmp_path)._replace(free=2**28)
+    monkeypatch.setattr("mashbill.train.importing.shutil.disk_usage", lambda _: free)
+    with pytest.raises(MashbillError, match="the disk is too small"):
+        import_recipe(loaded, tmp_path / "capture")
+    assert not (tmp_path / "store").exists()
+
+
 def test_what_lists_sum_to_above_1_is_part_of_the_error_of_written_numbers():
     from mashbill.teachers.store.distillkit import Restored, Settings
     from mashbill.train.reconstruction import reconstruction_of

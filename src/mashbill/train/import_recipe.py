@@ -19,7 +19,7 @@ from mashbill.train.causal import CausalStudent
 from mashbill.train.classes import declared_classes
 from mashbill.train.corpus import Corpus, encode_sets
 from mashbill.train.data import read_rows
-from mashbill.train.importing import Index, Source, import_set
+from mashbill.train.importing import Index, Source, import_set, plan_of, require_room_for
 from mashbill.train.loading import Loaded
 from mashbill.train.reconstruction import Reconstruction
 from mashbill.train.rescoring import Difference
@@ -82,18 +82,14 @@ def import_recipe(
     }
     looked = {name: (one.form(), None if live is None else one.against(live)) for name, one in sets.items()}
     identity = imported_identity({**source.identity(), **classes.pins}, live)
+    pins = {"teacher": identity, "vocabulary": student.vocabulary.digest}
+    plans = {name: plan_of(one, **pins, at_most=loaded.recipe.capture.shard_positions) for name, one in sets.items()}
+    require_room_for(list(plans.values()), store)
     done = []
     for name, one in sets.items():
         place = folder_of(store, name)
-        plan = import_set(
-            one,
-            place,
-            teacher=identity,
-            vocabulary=student.vocabulary.digest,
-            at_most=loaded.recipe.capture.shard_positions,
-            progress=progress,
-        )
-        done.append(Imported(spec.id, "train" if name == TRAIN else name, place, plan, *looked[name]))
+        import_set(one, place, plans[name], progress=progress)
+        done.append(Imported(spec.id, "train" if name == TRAIN else name, place, plans[name], *looked[name]))
     return done
 
 

@@ -1,6 +1,7 @@
 """From a capture that DistillKit wrote to stores of our own: rows are found again by their tokens."""
 
 import hashlib
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from mashbill.progress import Progress
 from mashbill.shapes import Int, Tensor
 from mashbill.teachers.entry_classes import NO_CLASSES, EntryClasses
 from mashbill.teachers.protocol import Scored, Teacher
-from mashbill.teachers.store.capturing import capture
+from mashbill.teachers.store.capturing import RESERVE, capture, expected_bytes, require_room
 from mashbill.teachers.store.columns import Answered, joined
 from mashbill.teachers.store.content import content_of
 from mashbill.teachers.store.distillkit_files import Capture, Place, as_topk
@@ -150,35 +151,38 @@ class Source:
         return found
 
 
-def import_set(
-    source: Source,
-    folder: Path,
-    *,
-    teacher: Mapping[str, str],
-    vocabulary: str,
-    at_most: int,
-    progress: Progress | None,
-) -> Plan:
-    """Write the store of one set of rows; killed, the same call goes on.
+def plan_of(source: Source, *, teacher: Mapping[str, str], vocabulary: str, at_most: int) -> Plan:
+    """Return what the store of one set of rows is to hold.
 
     Args:
         source: Where the rows come from.
-        folder: Of the store.
         teacher: What pins the capture down.
         vocabulary: The sha256 of the student's map from ids to tokens.
         at_most: Positions of a shard.
-        progress: Shown the pace of the work.
     """
     shards = cut(source.corpus.n_counted.tolist(), _contents(source.corpus), at_most=at_most)
     k, classes = min(source.capture.settings.k, source.n_entries), source.classes.names
-    layout = Layout(source.n_entries, k=k, classes=classes)
-    plan = Plan(teacher, vocabulary, layout, shards)
+    return Plan(teacher, vocabulary, Layout(source.n_entries, k=k, classes=classes), shards)
+
+
+def require_room_for(plans: Sequence[Plan], store: Path) -> None:
+    """Refuse an import for which the disk is too small.
+
+    Raises:
+        MashbillError: It is.
+    """
+    place = next(one for one in (store, *store.absolute().parents) if one.exists())
+    needed = sum(expected_bytes(plan, plan.n_positions) for plan in plans)
+    require_room(place, free=shutil.disk_usage(place).free, needed=needed, reserve=RESERVE)
+
+
+def import_set(source: Source, folder: Path, plan: Plan, *, progress: Progress | None) -> None:
+    """Write the store of one set of rows; killed, the same call goes on."""
 
     def ask(shard: Shard) -> Answered:
         return joined([source.answered(shard.first + n) for n in range(shard.n_rows)])
 
     capture(folder, plan, ask, progress=progress)
-    return plan
 
 
 def _contents(corpus: Corpus) -> Iterator[bytes]:
