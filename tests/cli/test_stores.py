@@ -212,6 +212,26 @@ def test_rows_are_written_from_a_capture(place, models, command):
     is_one_clear_text(command("import", place / "capture", place / "recipe.yaml", "--write-rows"), "exists")
 
 
+@pytest.mark.parametrize("wrong", [("--teacher", "nobody"), ("--set", "weighting.token.rule=nonsense")])
+def test_no_rows_are_written_by_a_command_that_is_wrong(place, models, command, monkeypatch, wrong):
+    def write(*_, **__):
+        pytest.fail("written before the recipe was checked")
+
+    monkeypatch.setattr("mashbill.train.import_recipe.write_captured_rows", write)
+    (place / "train.jsonl").unlink()
+    assert command("import", place / "capture", place / "recipe.yaml", "--write-rows", *wrong).code == 2
+
+
+def test_no_rows_are_left_of_an_import_that_failed(place, models, command):
+    (place / "train.jsonl").unlink()
+    (place / "store").write_text("in the way")
+    again = ("import", place / "capture", place / "recipe.yaml", "--write-rows")
+    assert command(*again).code != 0
+    assert not (place / "train.jsonl").exists()
+    (place / "store").unlink()
+    assert command(*again).code == 0
+
+
 def test_a_store_is_held_against_its_teacher(place, store, command):
     told = command("verify", store, "--recipe", place / "recipe.yaml", "--rows", "3", "--json")
     assert told.code == 0, told.out

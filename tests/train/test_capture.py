@@ -126,7 +126,7 @@ class Reluctant:
 def pretended(monkeypatch, **options):
     made = []
 
-    def build(_number, _spec, student, _base, *, bases):
+    def build(_number, _spec, student, _base, *, bases, **_):
         made.append(Reluctant(student.n_entries, **options))
         return made[-1]
 

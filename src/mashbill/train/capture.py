@@ -24,6 +24,7 @@ from mashbill.teachers.store.files import read_note
 from mashbill.teachers.store.layout import Layout
 from mashbill.teachers.store.plan import Plan
 from mashbill.train.assemble import TRAIN
+from mashbill.train.classes import declared_classes
 from mashbill.train.crew import fill_together, usual_workers
 from mashbill.train.filling import Task, ask_of, askable_teachers
 from mashbill.train.loading import Loaded
@@ -124,7 +125,8 @@ def _tasks(
     loaded: Loaded, student: Student, teachers: Mapping[int, Teacher], sets: Mapping[str, Questions]
 ) -> Iterator[Task]:
     options = loaded.recipe.capture
-    layout = Layout(student.n_entries, k=options.k, mass=options.mass, unit=options.unit)
+    classes = declared_classes(loaded, student).names
+    layout = Layout(student.n_entries, k=options.k, mass=options.mass, unit=options.unit, classes=classes)
     shards = {name: each.shards(at_most=options.shard_positions) for name, each in sets.items()}
     for number, teacher in teachers.items():
         spec = loaded.recipe.teachers[number]
