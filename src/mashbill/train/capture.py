@@ -23,6 +23,7 @@ from mashbill.teachers.store.capturing import (
 from mashbill.teachers.store.files import read_note
 from mashbill.teachers.store.layout import Layout
 from mashbill.teachers.store.plan import Plan
+from mashbill.teachers.store.sets import list_sets
 from mashbill.train.assemble import TRAIN
 from mashbill.train.crew import fill_together, usual_workers
 from mashbill.train.filling import Task, ask_of, askable_teachers
@@ -108,6 +109,9 @@ def capture_recipe(
         _require_answers(left, teachers, sets)
         for task in tasks:
             begin(task.folder, task.plan)
+    for top in dict.fromkeys(task.folder.parent for task in tasks):
+        list_sets(top, (task.folder.name for task in tasks if task.folder.parent == top))
+    if left:
         _lay_down_questions(left, sets, share)
         if fill_with is not None:
             fill_with(loaded, left, share, shown)
