@@ -120,7 +120,9 @@ def corruptions(n: int, place: Path) -> dict[str, Counter]:
         each = found[damage.__name__]
         each["n"] += 1
         each["unnoticed"] += code == 0
-        each["unnamed"] += code != 0 and not all(is_named(one, plans.get(one.parents[1].name), told) for one in files)
+        each["unnamed"] += code != 0 and not all(
+            is_named(one, plans.get(one.parents[1].name, plans["train"]), told) for one in files
+        )
         shutil.rmtree(folder)
     return found
 

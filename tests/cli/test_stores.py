@@ -1,7 +1,6 @@
 """Stores at the command line: what is wrong with one, or with a capture, is told in one clear text."""
 
 import json
-import re
 import shutil
 
 import pyarrow as pa
@@ -176,6 +175,8 @@ CAPTURES = {
 
 
 def is_one_clear_text(outcome, told):
+    import re
+
     assert outcome.code == 2, outcome.err
     assert re.search(told, outcome.err), outcome.err
     assert outcome.err.count("error:") == 1
@@ -325,92 +326,6 @@ def test_a_store_that_is_not_complete_is_told_so(place, models, store, command):
     assert "not captured yet: 1 shard(s)" in found.out
     assert command("capture", place / "recipe.yaml", "--workers", "1").code == 0
     assert command("verify", store).code == 0
-
-
-def no_file(store):
-    next((store / "train/shards").glob("*.parquet")).unlink()
-
-
-def cut_file(store):
-    file = next((store / "train/shards").glob("*.parquet"))
-    file.write_bytes(file.read_bytes()[:-1])
-
-
-def lose_plan(store):
-    (store / "train/store.json").unlink()
-
-
-def note_of_another_store(store):
-    note = store / "train/shards/000000.json"
-    note.write_text(note.read_text().replace('"store": "', '"store": "another'))
-
-
-@pytest.mark.parametrize(
-    ("spoil", "told"),
-    [
-        (no_file, r"shard 00000\d of the store cannot be read"),
-        (cut_file, r"shard 00000\d of the store is not what was written: it has"),
-        (lose_plan, "holds shards, but no store.json"),
-        (note_of_another_store, "shard 000000 of the store belongs to another store"),
-    ],
-)
-def test_capture_does_not_take_a_note_s_word(place, models, store, command, spoil, told):
-    spoil(place / "store")
-    for change_of_recipe in (False, True):
-        if change_of_recipe and spoil is not lose_plan:
-            continue
-        change(place, lambda values: values["capture"].update(k=2 if change_of_recipe else 8))
-        found = command("capture", place / "recipe.yaml", "--workers", "1")
-        assert found.code == 4, found
-        assert re.search(told, found.err)
-        assert "Traceback" not in found.err
-    assert command("verify", place / "store").code == 4
-
-
-def test_a_set_that_is_lost_is_missed(place, store, command):
-    listed = (place / "store/sets.json").read_text()
-    assert json.loads(listed) == {"sets": ["train"]}
-    shutil.copytree(store, place / "store/eval-more")
-    found = command("verify", place / "store")
-    assert (found.code, "sets.json does not name eval-more" in found.out) == (4, True)
-    (place / "store/sets.json").unlink()
-    found = command("verify", place / "store", "--json")
-    assert found.code == 4
-    assert [one["what"] for one in json.loads(found.out)["problems"]] == ["sets.json is missing"]
-    assert command("capture", place / "recipe.yaml").code == 0  # lists what is there
-    assert command("verify", place / "store").code == 0
-    (place / "store/eval-more/store.json").unlink()
-    found = command("verify", place / "store")
-    assert (found.code, f"store.json is missing\n  --> {place / 'store/eval-more'}" in found.out) == (4, True)
-    shutil.rmtree(place / "store/eval-more")
-    found = command("verify", place / "store")
-    assert (found.code, "the set `eval-more` is missing" in found.out) == (4, True)
-    for text in ("{}", "[1]", listed + " ", "{"):
-        (place / "store/sets.json").write_text(text)
-        assert command("verify", place / "store").code == 4
-        assert command("capture", place / "recipe.yaml").code == 4
-
-
-def test_sets_that_were_begun_and_not_listed_before_a_kill_are_no_damage(place, store, command):
-    (place / "store/sets.json").unlink()
-    shutil.rmtree(store / "shards")
-    (store / "manifest.json").unlink()
-    assert command("verify", place / "store").code == 2
-
-
-@pytest.mark.parametrize(
-    ("name", "told"), [("recipe.yaml", "is a file, not a store"), ("nowhere", "no store at"), ("run", "no store at")]
-)
-def test_a_wrong_path_is_no_damage(place, command, name, told):
-    (place / "run").mkdir()
-    is_one_clear_text(command("verify", place / name), told)
-
-
-def test_rows_that_are_answered_at_last_are_no_dead_letters(place, store, command):
-    (store / "dead_letters.jsonl").write_text("of yesterday\n")
-    assert command("capture", place / "recipe.yaml").code == 0
-    assert command("verify", store).code == 0
-    assert not (store / "dead_letters.jsonl").exists()
 
 
 def test_a_damaged_store_is_told_so(place, store, command):
