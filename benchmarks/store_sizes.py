@@ -114,7 +114,7 @@ def our_store(real: Real, said: Said, k: int, unit: float, folder: Path) -> dict
         lambda: capture(folder, plan, ask, reserve=0), before=lambda: shutil.rmtree(folder, ignore_errors=True)
     )
     reading, found = timed(lambda: [read_shard(folder, plan, shard) for shard in shards])
-    notes = [note for shard in shards if (note := read_note(folder, shard))]
+    notes = [note for shard in shards if (note := read_note(folder, plan, shard))]
     topk = joined(found).scored.distribution
     assert isinstance(topk, TopK)
     return {

@@ -23,6 +23,7 @@ from mashbill.teachers.store.capturing import (
 from mashbill.teachers.store.files import read_note
 from mashbill.teachers.store.layout import Layout
 from mashbill.teachers.store.plan import Plan
+from mashbill.teachers.store.sets import list_sets
 from mashbill.train.assemble import TRAIN
 from mashbill.train.classes import declared_classes
 from mashbill.train.crew import fill_together, usual_workers
@@ -109,6 +110,9 @@ def capture_recipe(
         _require_answers(left, teachers, sets)
         for task in tasks:
             begin(task.folder, task.plan)
+    for top in dict.fromkeys(task.folder.parent for task in tasks):
+        list_sets(top, (task.folder.name for task in tasks if task.folder.parent == top))
+    if left:
         _lay_down_questions(left, sets, share)
         if fill_with is not None:
             fill_with(loaded, left, share, shown)
@@ -196,7 +200,7 @@ def _lay_down_questions(tasks: Sequence[Task], sets: Mapping[str, Questions], wo
 
 
 def _summary(task: Task) -> Captured:
-    notes = [note for shard in task.plan.shards if (note := read_note(task.folder, shard)) is not None]
+    notes = [note for shard in task.plan.shards if (note := read_note(task.folder, task.plan, shard)) is not None]
     positions, kept = sum(one.n_positions for one in notes), sum(one.n_kept for one in notes)
     n_measured, lost = sum(one.n_measured for one in notes), [one.lost for one in notes]
     return Captured(

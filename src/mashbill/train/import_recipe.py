@@ -10,6 +10,7 @@ from mashbill.teachers.entry_classes import EntryClasses
 from mashbill.teachers.protocol import Teacher
 from mashbill.teachers.store.distillkit_files import Capture
 from mashbill.teachers.store.plan import Plan
+from mashbill.teachers.store.sets import list_sets
 from mashbill.train import recipe
 from mashbill.train.assemble import TRAIN
 from mashbill.train.build import build_teacher
@@ -89,6 +90,7 @@ def import_recipe(
     for name, one in sets.items():
         place = folder_of(store, name)
         import_set(one, place, plans[name], progress=progress)
+        list_sets(store, [place.name])
         done.append(Imported(spec.id, "train" if name == TRAIN else name, place, plans[name], *looked[name]))
     return done
 

@@ -99,7 +99,7 @@ class StoredTeacher:
         found: dict[str, str] = {}
         for folder, plan in self.plans.items():
             for shard in plan.shards:
-                note = read_note(folder, shard)
+                note = read_note(folder, plan, shard)
                 if note is not None and note.n_refused:
                     found |= dict(read_refused(folder, shard))
         return found
@@ -209,7 +209,7 @@ class StoredTeacher:
                 why=f"it was captured with {kept}, and the recipe has {wanted}",
                 help="capture it again into another `store`; or give those classes, or none",
             )
-        n_missing = sum(one.n_rows for one in plan.shards if read_note(place, one) is None)
+        n_missing = sum(one.n_rows for one in plan.shards if read_note(place, plan, one) is None)
         if n_missing > 0:
             raise MashbillError(
                 f"the store of teacher `{self.id}` is not complete: {n_missing:,} of {plan.n_rows:,} rows are missing",
