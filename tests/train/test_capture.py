@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from mashbill.teachers.bases import Bases
 from mashbill.teachers.protocol import Scored
 from mashbill.teachers.store.asking import read_asked
 from mashbill.teachers.store.capturing import Work
-from mashbill.teachers.store.files import read_shard
+from mashbill.teachers.store.files import Note, read_shard
 from mashbill.teachers.store.plan import Plan
 from mashbill.train import capture as capturing
 from mashbill.train import crew, filling
@@ -168,6 +169,50 @@ def test_a_teacher_that_fails_at_once_leaves_nothing(language, tmp_path, monkeyp
         capture_recipe(stored(language()), workers=1)
     assert caught.value.exit_code == 2
     assert not (tmp_path / "store").exists()
+
+
+def test_a_label_without_a_number_stops_it_too(language, tmp_path, monkeypatch):
+    class Forgetful(Reluctant):
+        def score(self, inputs):
+            scored = super().score(inputs)
+            if "train9#0" in inputs.row_ids:
+                scored.statistics.label_logprob[inputs.row_ids.index("train9#0"), 2] = torch.nan
+            return scored
+
+    monkeypatch.setattr(
+        filling, "build_teacher", lambda _n, _spec, student, _base, *, bases: Forgetful(student.n_entries)
+    )
+    with pytest.raises(MashbillError, match=r"not finite\n  --> row `train9#0`, position 2"):
+        capture_recipe(stored(language()), workers=1)
+
+
+def test_a_shard_counts_as_much_as_it_has_positions():
+    def note(n_answered, n_measured, lost):
+        return Note("", 1, 1, n_answered, 1, 0, n_answered, 1, 0.5, 0, n_measured, lost)
+
+    notes = [note(1000, 10, 10 * 0.5), note(10, 10, 10 * 2.0), note(0, 0, None)]
+    assert capturing.mean_lost(notes) == pytest.approx((1000 * 0.5 + 10 * 2.0) / 1010, abs=1e-15)
+    assert capturing.mean_lost([*notes, note(5, 5, None)]) is None
+    assert capturing.mean_lost(notes[2:]) is None
+
+
+def test_the_summary_is_of_answered_positions(language, monkeypatch):
+    pretended(monkeypatch)
+    (train, _) = capture_recipe(stored(language(), k=4), workers=1)
+    n_entries = train.plan.layout.n_entries
+    assert train.n_refused == 2
+    assert 0 < train.n_answered == train.n_measured < train.n_positions == train.plan.n_positions
+    assert train.kept_mass == pytest.approx(4 / n_entries, rel=1e-3)
+    assert train.lost == pytest.approx(0, abs=1e-5)
+    monkeypatch.setattr(Reluctant, "score", refusing)
+    (train, _) = capture_recipe(stored(language(), store="none", k=4), workers=1)
+    assert (train.n_answered, train.kept_mass, train.lost, train.bytes_per_entry) == (0, None, None, None)
+
+
+def refusing(teacher, inputs):
+    logprobs = torch.zeros(*inputs.mask.shape, teacher.n_entries).log_softmax(-1)
+    scored = Scored(TopK.from_logprobs(logprobs, k=4), measure(Dense(logprobs), labels=inputs.labels))
+    return replace(scored, refused=dict.fromkeys(range(len(inputs.row_ids)), "no"))
 
 
 def test_what_is_there_is_not_asked_again(language, tmp_path, monkeypatch):
