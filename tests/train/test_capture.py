@@ -19,7 +19,7 @@ from mashbill.teachers.bases import Bases
 from mashbill.teachers.protocol import Scored
 from mashbill.teachers.store.asking import read_asked
 from mashbill.teachers.store.capturing import Work
-from mashbill.teachers.store.files import Note, read_shard
+from mashbill.teachers.store.files import read_note, read_shard
 from mashbill.teachers.store.plan import Plan
 from mashbill.train import capture as capturing
 from mashbill.train import crew, filling
@@ -186,14 +186,17 @@ def test_a_label_without_a_number_stops_it_too(language, tmp_path, monkeypatch):
         capture_recipe(stored(language()), workers=1)
 
 
-def test_a_shard_counts_as_much_as_it_has_positions():
-    def note(n_answered, n_measured, lost):
-        return Note("", 1, 1, n_answered, 1, 0, n_answered, 1, 0.5, 0, n_measured, lost)
-
-    notes = [note(1000, 10, 10 * 0.5), note(10, 10, 10 * 2.0), note(0, 0, None)]
-    assert capturing.mean_lost(notes) == pytest.approx((1000 * 0.5 + 10 * 2.0) / 1010, abs=1e-15)
-    assert capturing.mean_lost([*notes, note(5, 5, None)]) is None
-    assert capturing.mean_lost(notes[2:]) is None
+def test_a_shard_counts_as_much_as_it_has_positions(language, monkeypatch):
+    pretended(monkeypatch)
+    (train, _) = capture_recipe(stored(language()), workers=1)
+    note = read_note(train.folder, train.plan.shards[0])
+    assert note is not None
+    long = replace(note, n_answered=1000, n_measured=10, lost=10 * 0.5)
+    short = replace(note, n_answered=10, n_measured=10, lost=10 * 2.0)
+    silent, unknown = replace(note, n_answered=0, n_measured=0, lost=None), replace(short, lost=None)
+    assert capturing.mean_lost([long, short, silent]) == pytest.approx((1000 * 0.5 + 10 * 2.0) / 1010, abs=1e-15)
+    assert capturing.mean_lost([long, unknown]) is None
+    assert capturing.mean_lost([silent]) is None
 
 
 def test_the_summary_is_of_answered_positions(language, monkeypatch):

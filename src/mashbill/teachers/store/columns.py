@@ -118,8 +118,12 @@ def _sorted(answered: Answered, layout: Layout) -> tuple[np.ndarray, np.ndarray,
 
 
 def _require_ids(answered: Answered, ids: np.ndarray, n_entries: int) -> None:
-    is_inside: np.ndarray = (ids >= -1) & (ids < n_entries)
-    _require(answered, is_inside.all(axis=1), lambda p: f"the id {ids[p][~is_inside[p]][0]} is none of {n_entries:,}")
+    is_inside = (ids >= -1) & (ids < n_entries)
+    _require(
+        answered,
+        np.asarray(is_inside.all(axis=1)),
+        lambda p: f"the id {ids[p][~is_inside[p]][0]} is none of {n_entries:,}",
+    )
     ordered = np.sort(ids, axis=1)
     is_twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
     _require(answered, (~is_twice).all(axis=1), lambda p: f"the id {ordered[p, 1:][is_twice[p]][0]} stands there twice")
