@@ -42,7 +42,8 @@ def test_capture_says_what_it_did_and_does_it_once(captured, command):
     assert outcome.code == 0
     assert "60 positions to capture in 3 store(s): at most about" in outcome.err
     assert re.search(r"capturing keywords: 20/20  tokens/s \S+  0 s", outcome.err)
-    for part in ("office, train: 20 rows, 20 positions in ", "bytes a position", "KL lost to truncation unknown"):
+    said = "of the mass kept, on 13 positions that were answered"
+    for part in ("office, train: 20 rows, 20 positions in ", "bytes a position", said, "KL lost to truncation"):
         assert part in outcome.out
     before = listing(captured)
     again = command("capture", RECIPE, "--json")

@@ -176,3 +176,34 @@ def test_what_cannot_be_a_top_is_refused():
     assert float(low) == pytest.approx(float(high))
     with pytest.raises(ValueError, match=r"^temperature=0 must be positive"):
         softened_tail_interval(stored([0.3], 0.7, 2), temperature=0)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 3.0])
+@pytest.mark.parametrize("unit", [2.0**-11, 2.0**-6, 1.0])
+def test_the_interval_of_rounded_numbers_holds_what_was_rounded(unit, temperature):
+    n_entries, k = 200, 8
+    outside = 0.0
+    for c in torch.linspace(0.02, 0.06, 40, dtype=DOUBLE):
+        # Packed as far as it goes below the least stored entry: the end of the interval of exact numbers.
+        head = torch.cat([torch.tensor([0.4], dtype=DOUBLE), c.expand(k - 1)])
+        n_full = int((1 - head.sum()) / c)
+        rest = 1 - head.sum() - n_full * c
+        p = torch.cat([head, c.expand(n_full), rest[None], torch.zeros(n_entries - k - n_full - 1, dtype=DOUBLE)])
+        rounded = (head.log() / unit).round() * unit
+        total = rounded.exp().sum() + (1 - head.sum())
+        one = TopK(torch.arange(k), rounded - total.log(), (1 - head.sum()).log() - total.log(), n_entries)
+        true = softened_tail(p, k, temperature)
+        low, high = softened_tail_interval(one, temperature=temperature, error=unit)
+        assert low <= true <= high
+        if unit < 1:  # coarser ones can belong to no distribution at all
+            low, high = softened_tail_interval(one, temperature=temperature)
+            outside = max(outside, float(low - true), float(true - high))
+    assert outside > 0 or unit == 1 or temperature < 1
+
+
+def test_the_interval_is_as_it_was_where_nothing_is_rounded():
+    one = stored([0.5, 0.2, 0.1], 0.2, 10)
+    exact = softened_tail_interval(one, temperature=2.0)
+    near = softened_tail_interval(one, temperature=2.0, error=1e-9)
+    assert [float(end) for end in near] == pytest.approx([float(end) for end in exact], abs=1e-8)
+    assert near[0] < exact[0] < exact[1] < near[1]

@@ -170,6 +170,18 @@ def test_a_teacher_that_fails_at_once_leaves_nothing(language, tmp_path, monkeyp
     assert not (tmp_path / "store").exists()
 
 
+def test_a_label_without_a_number_stops_it_too(language, monkeypatch):
+    def forgetful(self, inputs, score=Reluctant.score):
+        scored = score(self, inputs)
+        scored.statistics.label_logprob[0, 2] = torch.nan
+        return scored
+
+    monkeypatch.setattr(Reluctant, "score", forgetful)
+    pretended(monkeypatch)
+    with pytest.raises(MashbillError, match=r"not finite\n  --> row `train0#0`, position 2"):
+        capture_recipe(stored(language()), workers=1)
+
+
 def test_what_is_there_is_not_asked_again(language, tmp_path, monkeypatch):
     made, loaded = pretended(monkeypatch), stored(language())
     capture_recipe(loaded, workers=1)

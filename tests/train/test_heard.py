@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 import torch
 
+from mashbill import pools
+from mashbill.distributions import TopK, softened_tail_interval
 from mashbill.errors import MashbillError, RecipeError, VocabularyError
 from mashbill.report.page import render
 from mashbill.report.records import read_run
 from mashbill.report.sections import heard as section
 from mashbill.report.text import percent
+from mashbill.train import heard
 from mashbill.train.checks import check
 from mashbill.train.loading import Loaded
 from mashbill.train.run import distill
@@ -222,7 +225,55 @@ def test_lists_at_another_temperature_are_refused_then_bounded(language: Make):
     assert 0 < low < high < 1
     assert low <= 1 - heard["a"]["kept"] + 0.5
     files = read_run(loaded.resolve(loaded.recipe.output))
-    assert any("softened" in note for note in section.notes(files))
+    assert any("softened" in note and "not what a log-linear pool is" in note for note in section.notes(files))
+
+
+def test_what_bounds_a_linear_pool_bounds_no_log_linear_one():
+    def softened(rows: list[list[float]]) -> torch.Tensor:
+        return (torch.tensor(rows, dtype=torch.float64).clamp_min(1e-300).log() / 2).log_softmax(-1)
+
+    # Each teacher's list holds its first entry alone; one truly has its tail on the third, the other is read as even.
+    true = softened([[0.9, 0, 0.1, 0], [0, 0.9, 0.1, 0]])
+    said = softened([[0.9, 0.1 / 3, 0.1 / 3, 0.1 / 3], [0.1 / 3, 0.9, 0.1 / 3, 0.1 / 3]])
+    tails = [1 - torch.stack([one[0, 0], one[1, 1]]).exp() for one in (true, said)]
+    bound = float(torch.stack(tails).amax(dim=0).mean())
+    listed = TopK(torch.tensor([[0], [1]]), torch.full((2, 1), math.log(0.9)), torch.full((2,), math.log(0.1)), 4)
+    _, high = softened_tail_interval(listed, temperature=2.0)
+    assert float(high.mean()) == pytest.approx(bound, abs=1e-6)
+    log_weights = torch.full((2,), math.log(0.5), dtype=torch.float64)
+    off = {
+        pool: float((pool(true, log_weights).exp() - pool(said, log_weights).exp()).abs().sum()) / 2
+        for pool in (pools.linear, pools.log_linear)
+    }
+    assert off[pools.linear] < bound == pytest.approx(0.366, abs=1e-3)
+    assert off[pools.log_linear] == pytest.approx(0.848, abs=1e-3)
+
+
+def test_a_list_that_is_no_top_loosens_no_other_position():
+    # The tail of the first does not fit below its least entry: somebody kept an entry beside the largest.
+    logprobs = torch.tensor([[0.5, 1e-4], [0.5, 0.2]]).log()
+    topk = TopK(torch.tensor([[0, 1], [0, 1]]), logprobs, (1 - logprobs.exp().sum(-1)).log(), 10)
+    low, high = heard._tails(topk, 2.0, is_top=True, error=0.0)
+    for place, is_top in enumerate((False, True)):
+        one = TopK(topk.ids[place], topk.logprobs[place], topk.log_tail[place], 10)
+        wanted = softened_tail_interval(one, temperature=2.0, is_top=is_top)
+        assert [float(low[place]), float(high[place])] == pytest.approx([float(end) for end in wanted], abs=1e-6)
+
+
+def test_the_interval_of_a_store_is_wider_by_its_rounding(language: Make):
+    from mashbill.train.capture import capture_recipe
+
+    hot = {"distill.divergence": {"temperature": 3.0}, **UNIFORM, "capture.unit": 2.0**-4, "capture.k": 8}
+    (spec, *_) = language().recipe.teachers
+    asked = {**spec.model_dump(exclude_unset=True, mode="json"), "top_k": 8, "at_temperature": "bound"}
+    live = language({**hot, **teachers(asked)})
+    distill(live)
+    kept = language({**hot, **teachers({**asked, "store": "store"}), "output": "kept"})
+    capture_recipe(kept)
+    distill(kept)
+    (low, high), (wide_low, wide_high) = (run_json(one)["heard"][spec.id]["tail"] for one in (live, kept))
+    assert low - 0.1 < wide_low < low - 0.005
+    assert high + 0.002 < wide_high < high + 0.1
 
 
 def test_whole_distributions_are_softened_as_ever(language: Make, language_models):

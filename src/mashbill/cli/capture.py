@@ -62,17 +62,25 @@ def capture(  # noqa: PLR0917  # the command line's options, not a call's argume
 
 def _lines(one: "Captured") -> list[str]:
     plan, facts = one.plan, _facts(one)
-    lost = "unknown, as the full distribution is" if one.lost is None else f"{one.lost:.2e} nats"
     state = "" if one.is_complete else "  (not complete: other machines have the rest)"
-    refused = f"  {one.n_refused:,} rows got no answer: see dead_letters.jsonl there"
-    return [
-        f"{one.teacher}, {one.rows}: {plan.n_rows:,} rows, {plan.n_positions:,} positions in {one.folder}{state}",
-        f"  {facts['bytes_per_position']:.0f} bytes a position, {one.bytes_per_entry:.2f} an entry before compression; "
-        f"{100 * one.kept_mass:.2f} % of the mass kept",
-        f"  KL lost to truncation {lost}, on {one.n_measured:,} positions; "
-        f"log-probabilities within {plan.layout.error_bound:.1e} nats",
-        *([refused] if one.n_refused else []),
-    ]
+    lines = [f"{one.teacher}, {one.rows}: {plan.n_rows:,} rows, {plan.n_positions:,} positions in {one.folder}{state}"]
+    if one.kept_mass is None or one.bytes_per_entry is None:
+        lines += [f"  no position of {one.n_positions:,} was answered"]
+    else:
+        lost = "unknown, as the full distribution is" if one.lost is None else f"{one.lost:.2e} nats"
+        lines += [
+            f"  {facts['bytes_per_position']:.0f} bytes a position, {one.bytes_per_entry:.2f} an entry before "
+            f"compression; {100 * one.kept_mass:.2f} % of the mass kept, on {one.n_answered:,} positions that were "
+            "answered",
+            f"  KL lost to truncation {lost}, on {one.n_measured:,} positions; "
+            f"log-probabilities within {plan.layout.error_bound:.1e} nats",
+        ]
+    if one.n_short:
+        why = f"`capture.k` is {plan.layout.k}, or the teacher names no more"
+        lines += [f"  {one.n_short:,} positions hold less than `capture.mass`: {why}"]
+    if one.n_refused:
+        lines += [f"  {one.n_refused:,} rows got no answer: see dead_letters.jsonl there"]
+    return lines
 
 
 def _facts(one: "Captured") -> dict[str, object]:
@@ -84,9 +92,11 @@ def _facts(one: "Captured") -> dict[str, object]:
         "n_rows": plan.n_rows,
         "n_positions": plan.n_positions,
         "bytes": one.n_bytes,
-        "bytes_per_position": one.n_bytes / max(1, plan.n_positions),
+        "bytes_per_position": one.n_bytes / max(1, one.n_positions),
         "bytes_per_entry": one.bytes_per_entry,
+        "n_answered": one.n_answered,
         "kept_mass": one.kept_mass,
+        "n_short": one.n_short,
         "kl_lost": one.lost,
         "n_measured": one.n_measured,
         "n_refused": one.n_refused,

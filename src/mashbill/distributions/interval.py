@@ -41,18 +41,24 @@ class Tail:
     rest: Float[Tensor, "*batch"]
 
     @classmethod
-    def of(cls, distribution: TopK, *, is_top: bool) -> "Tail":
+    def of(cls, distribution: TopK, *, is_top: bool, more: float = 0.0, slack: float = 0.0) -> "Tail":
         """Work out the completions of ``distribution``.
+
+        Args:
+            distribution: Stored entries and tail mass.
+            is_top: The stored entries are the largest.
+            more: Nats by which the log of the tail is more.
+            slack: Nats by which the smallest stored entry may truly be more.
 
         Raises:
             ValueError: ``is_top`` is set and some tail is too large for entries below the smallest stored one.
         """
-        log_tail = numerics.widen(distribution.log_tail)
+        log_tail = numerics.widen(distribution.log_tail) + more
         n_unstored = (distribution.n_entries - distribution.n_used).to(log_tail.dtype)
         log_most = torch.zeros_like(log_tail)
         if is_top and distribution.ids.shape[-1] > 0:
             stored = numerics.widen(distribution.logprobs).masked_fill(distribution.ids < 0, 0)
-            log_most = stored.amin(dim=-1)
+            log_most = stored.amin(dim=-1) + slack
             _require_room(distribution, log_tail, n_unstored, log_most)
         mass = torch.where(n_unstored > 0, log_tail.exp(), 0)
         full = log_most.exp()
@@ -121,17 +127,22 @@ def gini_interval(
 
 
 def softened_tail_interval(
-    distribution: TopK, *, temperature: float, is_top: bool = True
+    distribution: TopK, *, temperature: float, is_top: bool = True, error: float = 0.0
 ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
     """Return the least and the largest mass that the unstored entries can have after ``p^(1/T)``; both are attained.
 
     The mass is ``A / (A + sum_stored p^(1/T))`` with ``A = sum_unstored p^(1/T)``, which an even spread makes largest
     for ``T > 1`` and least for ``T < 1``. Entries of probability 0 stay 0.
 
+    Where the numbers are rounded the ends are those of a wider interval, which holds the mass of every distribution
+    whose list is within ``error`` of this one: ``A`` grows with the tail and is otherwise moved by the smallest stored
+    entry alone, and the others are off by a factor of ``exp(error / T)`` at most.
+
     Args:
         distribution: Stored entries and tail mass, at temperature 1.
         temperature: ``T > 0``.
         is_top: The stored entries are the largest.
+        error: Nats by which each stored log-probability, and the log of the tail, may be off.
 
     Raises:
         ValueError: ``temperature`` is not positive, or ``is_top`` cannot be true of the numbers.
@@ -146,13 +157,23 @@ def softened_tail_interval(
     stored = numerics.widen(distribution.logprobs)
     outside = (distribution.ids < 0) | (stored <= numerics.LOG_ZERO)
     head = (stored / temperature).masked_fill(outside, -torch.inf).logsumexp(dim=-1)
-    tail = Tail.of(distribution, is_top=is_top)
-    even = _log_power_sum(tail.n_even, tail.even, temperature)
+    ends = [
+        end
+        for more in ((-error, error) if error else (0.0,))
+        for end in _softened(Tail.of(distribution, is_top=is_top, more=more, slack=error), temperature)
+    ]
+    low = torch.stack(ends).amin(dim=0) - head - error / temperature
+    high = torch.stack(ends).amax(dim=0) - head + error / temperature
+    return low.sigmoid(), high.sigmoid()
+
+
+def _softened(tail: Tail, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return ``log A`` of a tail that is spread evenly and of one that is packed."""
     packed = torch.logaddexp(
         _log_power_sum(tail.n_full, tail.full, temperature),
         _log_power_sum(torch.ones_like(tail.rest), tail.rest, temperature),
     )
-    return (torch.minimum(even, packed) - head).sigmoid(), (torch.maximum(even, packed) - head).sigmoid()
+    return _log_power_sum(tail.n_even, tail.even, temperature), packed
 
 
 def _entropy_term(p: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:

@@ -37,9 +37,9 @@ grows with ``d``, so that the sum may stand for it.
 At other temperatures the smaller alphabet and ``D >= 0`` stay exact, but no value is a lower bound, one teacher's own
 neither: the least costly shape is then another one. With ``a_k`` and ``b_k`` the softened tail masses of a teacher's
 true and completed distribution, its stored entries are off by ``|a_k - b_k|`` in l1 and its tail by ``a_k + b_k`` at
-most, so that the pool is off in total variation by ``d <= sum_k w_k max(a_k, b_k)``, for which the upper ends of
-:func:`mashbill.distributions.softened_tail_interval` may stand, and the gradient by ``2 T d`` in l1. The bound of the
-value is the same, with ``p_S`` at ``T``.
+most, so that the linear pool is off in total variation by ``d <= sum_k w_k max(a_k, b_k)``, and the gradient by
+``2 T d`` in l1. For ``T > 1`` the upper ends of :func:`mashbill.distributions.softened_tail_interval` may stand for
+both. The bound of the value is the same, with ``p_S`` at ``T``.
 
 Not covered, and done over all of ``V`` instead: log-linear pools, even tails under divergences other than the forward
 KL, dense teachers in the same call, and single rows whose numbers are too extreme for this (:class:`Result.hard`).

@@ -20,7 +20,7 @@ from mashbill.teachers.store.capturing import (
     require_room,
     require_startable,
 )
-from mashbill.teachers.store.files import read_note
+from mashbill.teachers.store.files import Note, read_note
 from mashbill.teachers.store.layout import Layout
 from mashbill.teachers.store.plan import Plan
 from mashbill.teachers.store.sets import list_sets
@@ -44,12 +44,15 @@ class Captured:
         folder: Where the store lies.
         plan: What it holds.
         n_bytes: Its shards' size.
+        n_positions: Positions in them.
         n_refused: Rows that the teacher cannot answer.
-        kept_mass: Mean mass of the entries that are kept.
+        n_answered: Positions that it answered; all figures below are of those alone.
+        kept_mass: Mean mass of the entries that are kept; None where nothing was answered.
+        n_short: At how many of them the entries kept hold less than the recipe's ``capture.mass``.
         lost: Mean KL divergence in nats from the teacher's full distribution to what is kept, its tail spread evenly,
-            on a sample of positions; None if the full distribution is not known.
+            on a sample of positions; None if nothing was answered, or the full distribution is not known.
         n_measured: Positions in that sample.
-        bytes_per_entry: Of ids and log-probabilities before compression.
+        bytes_per_entry: Of ids and log-probabilities before compression; None where no entry is kept.
         is_complete: Whether every row is there.
     """
 
@@ -58,11 +61,14 @@ class Captured:
     folder: Path
     plan: Plan
     n_bytes: int
+    n_positions: int
     n_refused: int
-    kept_mass: float
+    n_answered: int
+    kept_mass: float | None
+    n_short: int
     lost: float | None
     n_measured: int
-    bytes_per_entry: float
+    bytes_per_entry: float | None
     is_complete: bool
 
 
@@ -201,18 +207,32 @@ def _lay_down_questions(tasks: Sequence[Task], sets: Mapping[str, Questions], wo
 
 def _summary(task: Task) -> Captured:
     notes = [note for shard in task.plan.shards if (note := read_note(task.folder, task.plan, shard)) is not None]
-    positions, kept = sum(one.n_positions for one in notes), sum(one.n_kept for one in notes)
-    n_measured, lost = sum(one.n_measured for one in notes), [one.lost for one in notes]
+    n_kept, n_answered = sum(one.n_kept for one in notes), sum(one.n_answered for one in notes)
     return Captured(
         task.teacher,
         "train" if task.rows == TRAIN else task.rows,
         task.folder,
         task.plan,
         sum(one.n_bytes for one in notes),
+        sum(one.n_positions for one in notes),
         sum(one.n_refused for one in notes),
-        sum(one.kept_mass for one in notes) / max(1, positions),
-        None if None in lost else sum(one for one in lost if one is not None) / max(1, n_measured),
-        n_measured,
-        sum(one.encoded_bytes for one in notes) / max(1, kept),
+        n_answered,
+        sum(one.kept_mass for one in notes) / n_answered if n_answered else None,
+        sum(one.n_short for one in notes),
+        mean_lost(notes),
+        sum(one.n_measured for one in notes),
+        sum(one.encoded_bytes for one in notes) / n_kept if n_kept else None,
         len(notes) == len(task.plan.shards),
     )
+
+
+def mean_lost(notes: Sequence[Note]) -> float | None:
+    """Return the mean KL lost a position: each shard's own mean, as often as it has positions that were answered.
+
+    None where nothing was answered, or the full distribution of some shard is not known.
+    """
+    answered = [one for one in notes if one.n_answered]
+    each = [one.lost * one.n_answered / one.n_measured for one in answered if one.lost is not None]
+    if not answered or len(each) < len(answered):
+        return None
+    return sum(each) / sum(one.n_answered for one in answered)

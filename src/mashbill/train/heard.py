@@ -15,10 +15,11 @@ from mashbill.distributions.interval import softened_tail_interval
 from mashbill.distributions.statistics import Statistics
 from mashbill.distributions.topk import TopK
 from mashbill.errors import MashbillError, VocabularyError
-from mashbill.shapes import Float, Int, Tensor
+from mashbill.shapes import Bool, Float, Int, Tensor
 from mashbill.teachers.aligned import UNSHARED, mapped_mass
 from mashbill.teachers.protocol import Teacher
 from mashbill.teachers.samples import CERTAINTY, SampledTeacher
+from mashbill.teachers.store.stored import StoredTeacher
 from mashbill.train import recipe
 from mashbill.train.check_teaching import WAYS_OUT, not_identifiable
 from mashbill.train.corpus import Corpus
@@ -67,7 +68,7 @@ def hear(spec: recipe.Teacher, teacher: Teacher, targets: Targets, corpus: Corpu
         VocabularyError: A teacher with another tokenizer says too little in the student's.
     """
     identity = teacher.identity()
-    found = _listed(targets, identity, temperature=temperature)
+    found = _listed(targets, identity, temperature=temperature, error=_error(teacher))
     if isinstance(teacher, SampledTeacher):
         found = Heard(**{**asdict(found), **_sampled(teacher, corpus), "tail": None})
     elif found.tail is not None and spec.at_temperature == "refuse":
@@ -100,7 +101,7 @@ def require_known_certainty(operator: WeightOperator, teachers: Sequence[recipe.
         )
 
 
-def _listed(targets: Targets, identity: Mapping[str, str], *, temperature: float) -> Heard:
+def _listed(targets: Targets, identity: Mapping[str, str], *, temperature: float, error: float) -> Heard:
     """Sum over the kept answers; the first is the one of nobody."""
     tensors = targets.tensors
     n = len(tensors["logprobs"]) - 1
@@ -119,7 +120,7 @@ def _listed(targets: Targets, identity: Mapping[str, str], *, temperature: float
         if unshared is not None:
             statistics = Statistics(**{name: taken[name] for name in STATISTICS})
             mapped = mapped_mass(statistics, unshared=unshared)[told].sum()
-        low, high = _tails(topk, temperature, is_top=is_top)
+        low, high = _tails(topk, temperature, is_top=is_top, error=error)
         has_tail = told & (topk.log_tail > numerics.LOG_ZERO) & (topk.n_used < topk.n_entries)
         part += [mapped, low[told].sum(), high[told].sum(), has_tail.sum()]
         sums += torch.stack([one.double() for one in part])
@@ -139,13 +140,32 @@ def _kept(topk: TopK) -> Float[Tensor, " A"]:
     return topk.logprobs.double().masked_fill(topk.ids < 0, -torch.inf).exp().sum(dim=-1)
 
 
-def _tails(topk: TopK, temperature: float, *, is_top: bool) -> tuple[Float[Tensor, " A"], Float[Tensor, " A"]]:
+def _error(teacher: Teacher) -> float:
+    """Return how far the numbers of a list may be off, in nats."""
+    return (
+        max(plan.layout.error_bound for plan in teacher.plans.values()) if isinstance(teacher, StoredTeacher) else 0.0
+    )
+
+
+def _tails(
+    topk: TopK, temperature: float, *, is_top: bool, error: float
+) -> tuple[Float[Tensor, " A"], Float[Tensor, " A"]]:
     if temperature == 1:
         return topk.log_tail.exp(), topk.log_tail.exp()
-    try:
-        return softened_tail_interval(topk, temperature=temperature, is_top=is_top)
-    except ValueError:  # entries were kept beside the largest; then nothing bounds the others
-        return softened_tail_interval(topk, temperature=temperature, is_top=False)
+    low, high = softened_tail_interval(topk, temperature=temperature, is_top=False, error=error)
+    if is_top:
+        # Elsewhere entries were kept beside the largest, and nothing bounds the others.
+        fits = _has_room(topk)
+        top = TopK(topk.ids[fits], topk.logprobs[fits], topk.log_tail[fits], topk.n_entries)
+        low[fits], high[fits] = softened_tail_interval(top, temperature=temperature, is_top=True, error=error)
+    return low, high
+
+
+def _has_room(topk: TopK) -> Bool[Tensor, " A"]:
+    """Say where the tail fits into entries no larger than the least that is kept, up to rounding."""
+    least = topk.logprobs.masked_fill(topk.ids < 0, 0).amin(dim=-1)
+    n_unstored = (topk.n_entries - topk.n_used).clamp_min(1).to(least.dtype)
+    return topk.log_tail <= least + n_unstored.log() + 5e-4
 
 
 def _sampled(teacher: SampledTeacher, corpus: Corpus) -> dict[str, float]:

@@ -8,7 +8,8 @@ from mashbill.report.text import Shown, Table
 NOTES = {
     "mapped": "reads in tokens of its own: mass on tokens that the student lacks counts as mass of unknown place",
     "samples": "text only: its distributions are counts of samples, and how sure it is is not known",
-    "tail": "lists with a tail, softened: what the tail weighs then is known as an interval alone",
+    "tail": "lists with a tail, softened: what the tail weighs then is known as an interval alone, which bounds what a "
+    "linear pool is off by at a temperature above 1, and not what a log-linear pool is",
 }
 
 

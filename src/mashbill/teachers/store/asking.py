@@ -257,6 +257,8 @@ def _require_finite(teacher_id: str, scored: Scored, inputs: Inputs) -> None:
     total = topk.logprobs.sum(dim=-1) + topk.log_tail + statistics.class_mass.sum(dim=-1)
     for name in ("entropy", "entropy_low", "gini", "margin", "max_logprob"):
         total = total + getattr(statistics, name)
+    has_label = (inputs.labels >= 0) & (topk.ids >= 0).any(dim=-1)
+    total = total + torch.where(has_label, statistics.label_logprob, 0)
     bad = ~total.isfinite() & inputs.mask  # no term is large, so a sum is finite exactly if every term is
     if bool(bad.any()):
         row, position = (int(n) for n in bad.nonzero()[0])

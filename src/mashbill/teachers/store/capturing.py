@@ -26,6 +26,10 @@ RESERVE = 2**28
 """Bytes of the disk that are left free."""
 _WAIT = 0.2
 # Seconds between looks at shards that others are at.
+_DEEPEST = 64.0
+# Nats below 0 that are reckoned with; few entries that are kept are below half of it.
+_OF_ROW = 160
+# Bytes of a row's id, digests and levels.
 
 Ask = Callable[[Shard], Answered]
 """Asks the teacher about the rows of a shard."""
@@ -228,10 +232,13 @@ def _write(folder: Path, plan: Plan, shard: Shard, answered: Answered) -> Note:
 
 
 def expected_bytes(plan: Plan, n_positions: int) -> int:
-    """Estimate what positions take on the disk, generously: ids and numbers hardly compress."""
+    """Estimate what positions take on the disk, generously: as if nothing were compressed."""
     layout = plan.layout
-    of_entry = 4.5
-    return int(n_positions * (of_entry * min(layout.k, layout.n_entries) + 4 * (9 + len(layout.classes)))) + 2**16
+    of_position = layout.entry_bytes(deepest=_DEEPEST) * min(layout.k, layout.n_entries) + 4 * (
+        10 + len(layout.classes)
+    )
+    n_rows = plan.n_rows * n_positions / max(1, plan.n_positions)
+    return int(n_positions * of_position + _OF_ROW * n_rows) + 2**16
 
 
 def require_room(place: Path, *, free: int, needed: int, reserve: int) -> None:

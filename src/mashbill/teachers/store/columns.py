@@ -4,7 +4,7 @@ Positions of a row lie end to end in lists. Every row carries a digest of its ow
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,21 +12,18 @@ import pyarrow as pa
 import torch
 
 from mashbill import numerics
-from mashbill.distributions.dense import Dense
 from mashbill.distributions.statistics import Statistics
 from mashbill.distributions.topk import TopK
-from mashbill.errors import CorruptionError
+from mashbill.errors import CorruptionError, TeacherError
 from mashbill.teachers.positions import joined as one_after_the_other
 from mashbill.teachers.protocol import Scored
-from mashbill.teachers.store.layout import Layout
+from mashbill.teachers.store.layout import SUM_ROUNDING, Layout
 
 NUMBERS = ("entropy", "entropy_low", "gini", "margin", "max_logprob", "label_logprob")
 """Statistics of one number a position."""
 WHOLE = ("tokens", "positions", "n_kept", "ids", "units")
 REAL = ("log_tail", *NUMBERS, "class_mass")
 _DIGEST = 16
-TOLERANCE = 1e-2
-"""How far the probabilities of a position may be from 1 together: engines that compute in 16 bits round."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +63,15 @@ def encode(answered: Answered, layout: Layout, metadata: Mapping[str, str]) -> p
 
     Raises:
         TypeError: A distribution is dense.
-        ValueError: What is given is no distribution.
+        ValueError: The answers are not of the layout's entries or classes.
+        TeacherError: What is given is no distribution; names row and position.
     """
-    ids, logprobs, n_kept = _sorted(answered.scored.distribution, layout)
+    ids, logprobs, log_tail = _sorted(answered, layout)
+    n_kept = layout.n_kept(logprobs)
     is_kept = np.arange(logprobs.shape[1]) < n_kept[:, None]
-    real = _numbers(answered.scored, np.where(is_kept, 0.0, np.exp(logprobs)).sum(axis=1), layout)
+    cut = np.where(is_kept, 0.0, np.exp(logprobs)).sum(axis=1)
+    log_cut = np.log(cut, where=cut > 0, out=np.full_like(cut, -np.inf))
+    real = {"log_tail": np.logaddexp(log_tail, log_cut), **_numbers(answered, layout)}
     starts, kept_before = answered.starts, np.concatenate([[0], np.cumsum(n_kept)])
     tokens = [np.asarray(row, dtype=np.int32) for row in answered.tokens]
     lists = {
@@ -90,36 +91,74 @@ def encode(answered: Answered, layout: Layout, metadata: Mapping[str, str]) -> p
     return pa.table([columns[name] for name in named.names], schema=named)
 
 
-def _sorted(topk: Dense | TopK, layout: Layout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return ids and log-probabilities, the most probable first, ``[P S]``, and how many of them are kept, ``[P]``."""
+def _sorted(answered: Answered, layout: Layout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return ids and log-probabilities, the most probable first, ``[P S]``, and log tails ``[P]``; each sums to 1."""
+    topk = answered.scored.distribution
     if not isinstance(topk, TopK):
         raise TypeError("scored.distribution is dense; keep its top entries first: TopK.from_logprobs(logprobs, k=k)")
     if topk.n_entries != layout.n_entries:
         raise ValueError(f"scored.distribution has {topk.n_entries:,} entries, but the plan says {layout.n_entries:,}")
-    order = topk.logprobs.argsort(dim=-1, descending=True, stable=True)
-    ids = topk.ids.gather(-1, order).cpu().numpy().astype(np.int32)
-    logprobs = topk.logprobs.gather(-1, order).double().cpu().numpy()
-    logprobs = np.where(ids >= 0, logprobs, numerics.LOG_ZERO)
-    total = np.exp(logprobs).sum(axis=1) + np.exp(topk.log_tail.double().cpu().numpy())
-    if not (np.abs(total - 1) <= TOLERANCE).all():  # nor is NaN
-        worst = total[np.nanargmax(np.abs(total - 1))] if np.isfinite(total).any() else np.nan
-        raise ValueError(f"probabilities of a position sum to {worst:.6g}; nothing that is no distribution is kept")
-    return ids, logprobs, layout.n_kept(logprobs)
+    stored = topk.logprobs.double().masked_fill(topk.ids < 0, numerics.LOG_ZERO)
+    order = stored.argsort(dim=-1, descending=True, stable=True)
+    ids = topk.ids.gather(-1, order).cpu().numpy()
+    logprobs = stored.gather(-1, order).cpu().numpy()
+    _require_ids(answered, ids, topk.n_entries)
+    # Where every entry is named, nothing is left that could have the mass of a tail.
+    is_open = (ids >= 0).sum(axis=1) < topk.n_entries
+    log_tail = np.where(is_open, topk.log_tail.double().cpu().numpy(), numerics.LOG_ZERO)
+    total = np.exp(logprobs).sum(axis=1) + np.exp(log_tail)
+    log_sum = np.log(total, where=total > 0, out=np.full_like(total, -np.inf))
+    _require(
+        answered,
+        np.abs(log_sum) <= SUM_ROUNDING,  # NaN is not
+        lambda p: f"probabilities of a position sum to {total[p]:.6g}",
+    )
+    each = np.where(logprobs > numerics.LOG_ZERO, logprobs - log_sum[:, None], numerics.LOG_ZERO)
+    return ids.astype(np.int32), each, np.where(log_tail > numerics.LOG_ZERO, log_tail - log_sum, numerics.LOG_ZERO)
 
 
-def _numbers(scored: Scored, cut: np.ndarray, layout: Layout) -> dict[str, np.ndarray]:
-    """Return log tails, with what was cut off, and statistics."""
-    topk, statistics = scored.distribution, scored.statistics
-    assert isinstance(topk, TopK), "sorted before"
-    n_classes = statistics.class_mass.shape[-1]
+def _require_ids(answered: Answered, ids: np.ndarray, n_entries: int) -> None:
+    is_inside = (ids >= -1) & (ids < n_entries)
+    _require(
+        answered,
+        np.asarray(is_inside.all(axis=1)),
+        lambda p: f"the id {ids[p][~is_inside[p]][0]} is none of {n_entries:,}",
+    )
+    ordered = np.sort(ids, axis=1)
+    is_twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
+    _require(answered, (~is_twice).all(axis=1), lambda p: f"the id {ordered[p, 1:][is_twice[p]][0]} stands there twice")
+
+
+def _require(answered: Answered, is_good: np.ndarray, what: Callable[[int], str]) -> None:
+    """Raise unless every position is good.
+
+    Raises:
+        TeacherError: Says what is wrong at the first that is not; names row and position.
+    """
+    if is_good.all():
+        return
+    p = int((~is_good).argmax())
+    row = int(np.searchsorted(answered.starts, p, side="right")) - 1
+    raise TeacherError(
+        f"a teacher's answer is no distribution: {what(p)}",
+        where=f"row `{answered.row_ids[row]}`, position {answered.positions[p]}",
+        why="what is no distribution is not kept",
+        help="look at the teacher's output for that row; normalise in float32",
+    )
+
+
+def _numbers(answered: Answered, layout: Layout) -> dict[str, np.ndarray]:
+    """Return statistics."""
+    n_classes = answered.scored.statistics.class_mass.shape[-1]
     if n_classes != len(layout.classes):
         raise ValueError(f"statistics.class_mass has {n_classes} classes, but the plan names {layout.classes!r}")
-    log_cut = np.log(cut, where=cut > 0, out=np.full_like(cut, -np.inf))
-    real = {"log_tail": np.logaddexp(topk.log_tail.double().cpu().numpy(), log_cut)}
-    real |= {name: getattr(statistics, name).double().cpu().numpy() for name in (*NUMBERS, "class_mass")}
-    for name, values in real.items():
-        if name != "label_logprob" and not np.isfinite(values).all():
-            raise ValueError(f"{name} is not finite; nothing that is no distribution is kept")
+    real = {}
+    for name in (*NUMBERS, "class_mass"):
+        values = real[name] = getattr(answered.scored.statistics, name).double().cpu().numpy()
+        # Where there is no label, its log-probability is no number.
+        is_good = np.isfinite(values) | (np.isnan(values) & (name == "label_logprob"))
+        each = is_good.all(axis=tuple(range(1, values.ndim)))
+        _require(answered, each, lambda _, name=name: f"{name} is not finite")
     return real
 
 

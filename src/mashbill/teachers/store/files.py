@@ -9,21 +9,15 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
-from mashbill.distributions.topk import TopK
 from mashbill.durable import json_text, sha256_of, write_json, written_aside
 from mashbill.errors import CorruptionError
-from mashbill.shapes import Tensor
-from mashbill.teachers.positions import part_of
-from mashbill.teachers.protocol import Scored
 from mashbill.teachers.store.columns import REAL, WHOLE, Answered, decode, encode
+from mashbill.teachers.store.measuring import measured
 from mashbill.teachers.store.plan import FILE, SHARDS, Plan, Shard, content_of_rows
 
 ROWS_AT_ONCE = 64
 """Rows of a row group: as many as one damaged page can make unreadable."""
-N_MEASURED = 256
-"""Positions of a shard on which the loss is measured."""
 _AGAIN = "delete `{shard.name}.parquet` and `{shard.name}.json`, and `mashbill capture` asks for these rows again"
 
 
@@ -37,13 +31,9 @@ class Note:
         n_bytes: Its size.
         n_rows: Rows in it.
         n_positions: Positions in it.
-        n_kept: Entries kept in it.
         encoded_bytes: Bytes before compression of ids and log-probabilities together.
         n_refused: Rows in it that the teacher cannot answer.
-        kept_mass: Sum over positions of the mass of what is kept.
-        n_measured: Positions, evenly spaced, on which the loss was measured.
-        lost: Sum over those of the KL divergence in nats from the teacher's full distribution to what is kept with its
-            tail spread evenly; None where the teacher's own entropy is not known.
+        n_answered: This and all others as in :class:`mashbill.teachers.store.measuring.Figures`.
     """
 
     store: str
@@ -51,10 +41,12 @@ class Note:
     n_bytes: int
     n_rows: int
     n_positions: int
-    n_kept: int
     encoded_bytes: int
     n_refused: int
+    n_answered: int
+    n_kept: int
     kept_mass: float
+    n_short: int
     n_measured: int
     lost: float | None
 
@@ -79,22 +71,15 @@ def write_shard(folder: Path, plan: Plan, shard: Shard, answered: Answered) -> N
     with written_aside(path) as aside:
         _write(aside, table)
         sha256, n_bytes, encoded_bytes = sha256_of(aside), aside.stat().st_size, _encoded_bytes(aside)
-    topk = kept.distribution
-    assert isinstance(topk, TopK), "it was encoded as one"
-    sample = torch.linspace(0, max(0, len(topk.log_tail) - 1), min(N_MEASURED, len(topk.log_tail))).long()
-    lost = lost_nats(part_of(answered.scored, sample), part_of(kept, sample))
     note = Note(
         plan.digest,
         sha256,
         n_bytes,
         len(answered.row_ids),
         len(answered.positions),
-        int(topk.n_used.sum()),
         encoded_bytes,
         sum(bool(reason) for reason in answered.refused),
-        float((1 - topk.log_tail.double().exp()).sum()),
-        len(sample),
-        None if lost is None else float(lost.sum()),
+        **asdict(measured(answered, kept, plan.layout)),
     )
     write_json(path.with_suffix(".json"), asdict(note))
     return note
@@ -188,28 +173,6 @@ def read_refused(folder: Path, shard: Shard) -> Sequence[tuple[str, str]]:
     """
     columns = _columns(folder, shard, ("row_id", "refused"))
     return [(row_id, reason) for row_id, reason in zip(*columns, strict=True) if reason]
-
-
-def lost_nats(given: Scored, kept: Scored) -> Tensor | None:
-    """Return ``KL(teacher || kept, tail spread evenly)`` at each position in nats, ``[P]``.
-
-    That is a cross-entropy less the entropy of the teacher's full distribution: what the teacher said where nothing was
-    kept need not be known, since the kept tail is one value there. None if the entropy is not exact. Rounding of the
-    entropy can make it less than 0 by some 1e-6.
-    """
-    statistics, topk, full = given.statistics, kept.distribution, given.distribution
-    assert isinstance(topk, TopK), "a store keeps nothing else"
-    if not torch.equal(statistics.entropy, statistics.entropy_low):
-        return None
-    if isinstance(full, TopK):
-        at = (topk.ids.unsqueeze(-1) == full.ids.unsqueeze(-2)) & (topk.ids >= 0).unsqueeze(-1)
-        said = torch.where(full.ids >= 0, full.logprobs.double().exp(), 0)
-        p = torch.where(at, said.unsqueeze(-2), 0).sum(dim=-1)
-    else:
-        p = full.logprobs.double().exp().gather(-1, topk.ids.clamp_min(0)).masked_fill(topk.ids < 0, 0)
-    rest = (1 - p.sum(dim=-1)).clamp_min(0)
-    crossed = -(p * topk.logprobs.double()).sum(dim=-1) - rest * topk.log_tail_share().double()
-    return crossed - statistics.entropy.double()
 
 
 def _write(path: Path, table: pa.Table) -> None:

@@ -4,6 +4,7 @@ Log-probabilities are kept as multiples of a unit: the error is at most half of 
 nearby numbers of a sorted list need few bits. Sums that rounding spoils are mended when a list is read.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,10 @@ from mashbill import numerics
 
 UNIT = 2.0**-11
 """Nats. Rounding to it changes a probability by 0.025 % at most."""
+SUM_ROUNDING = 1e-5
+"""Most by which the log of a list's sum may differ from 0, in nats: sums over large vocabularies in float32 are off by
+some 1e-6. What differs by more is no distribution."""
+_MOST_UNITS = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -48,14 +53,28 @@ class Layout:
         """Most by which a log-probability that is read differs from the one that was given, in nats.
 
         Half a unit comes from rounding, and half a unit at most from mending the sum, which rounding moved by no more:
-        the log of a weighted mean of ``exp(error)`` lies between the least and the largest error. The rounding of
-        float32 itself comes on top, 6e-8 of the value.
+        the log of a weighted mean of ``exp(error)`` lies between the least and the largest error. Before that a list is
+        divided by its sum, which moves it by ``SUM_ROUNDING`` at most. The rounding of float32 itself comes on top,
+        twice, together 1.2e-7 of the value.
         """
-        return self.unit
+        return self.unit + SUM_ROUNDING
+
+    def entry_bytes(self, *, deepest: float) -> float:
+        """Most bytes that id and log-probability of an entry take before compression, where none is below ``-deepest``.
+
+        Both are kept as differences of neighbours, in as many bits as the widest of 32 differences needs: of ids
+        between ``-V`` and ``V``, of units between ``-deepest/unit``, from one list to the next, and ``deepest/unit``.
+        For each 128 the least difference and four widths come on top. What Parquet says of pages and lists, some bytes
+        a row, is not counted.
+        """
+        n_bits = [(2 * most).bit_length() for most in (self.n_entries - 1, math.ceil(deepest / self.unit))]
+        return sum(min(n, 32) / 8 + (4 + math.ceil(min(n, 32) / 7)) / 128 for n in n_bits)
 
     def n_kept(self, logprobs: np.ndarray) -> np.ndarray:
         """Return how many of the sorted entries ``[P S]`` are kept at each position, ``[P]``."""
-        n_given = (logprobs > numerics.LOG_ZERO).sum(axis=1)
+        # A whole number of 32 bits cannot hold what is less; its mass, 0 in every dtype, joins the tail.
+        lowest = max(numerics.LOG_ZERO, -_MOST_UNITS * self.unit)
+        n_given = (logprobs > lowest).sum(axis=1)
         most = np.minimum(n_given, self.k)
         if self.mass is None:
             return most
