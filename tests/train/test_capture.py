@@ -285,4 +285,4 @@ def plan_of_shards(n):
     from mashbill.teachers.store.layout import Layout
     from mashbill.teachers.store.plan import cut
 
-    return Plan({"kind": "test"}, "v", Layout(10), cut([1] * n, [bytes([i]) for i in range(n)], at_most=1))
+    return Plan({"kind": "test"}, "v", Layout(10), cut([1] * n, map(str, range(n)), [b"row"] * n, at_most=1))

@@ -167,7 +167,8 @@ def import_set(
         at_most: Positions of a shard.
         progress: Shown the pace of the work.
     """
-    shards = cut(source.corpus.n_counted.tolist(), _contents(source.corpus), at_most=at_most)
+    corpus = source.corpus
+    shards = cut(corpus.n_counted.tolist(), (row.id for row in corpus.rows), _contents(corpus), at_most=at_most)
     layout = Layout(source.n_entries, k=min(source.capture.settings.k, source.n_entries))
     plan = Plan(teacher, vocabulary, layout, shards)
 

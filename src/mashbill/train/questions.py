@@ -61,11 +61,11 @@ class Questions:
         """Return the rows cut into shards, and about how many bytes their questions are."""
         n_bytes = 0
 
-        def each() -> Iterator[tuple[int, bytes]]:
+        def each() -> Iterator[tuple[int, str, bytes]]:
             nonlocal n_bytes
             for piece in self.pieces():
                 n_bytes += piece.n_bytes
-                yield from zip(map(len, piece.places), piece.contents(), strict=True)
+                yield from zip(map(len, piece.places), piece.row_ids, piece.contents(), strict=True)
 
         shards = cut_rows(each(), at_most=at_most)
         return shards, n_bytes

@@ -80,5 +80,5 @@ def _end(counted):
 def plan_of(asked, *, at_most=16, layout=None, teacher=None):
     layout = layout or Layout(V, classes=CLASSES)
     contents = [content_of(asked, n) for n in range(len(asked.row_ids))]
-    shards = cut(asked.mask.sum(1).tolist(), contents, at_most=at_most)
+    shards = cut(asked.mask.sum(1).tolist(), asked.row_ids, contents, at_most=at_most)
     return Plan(teacher or {"kind": "test", "source": "noise"}, "vocabulary", layout, shards)

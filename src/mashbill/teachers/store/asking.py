@@ -167,7 +167,7 @@ def read_asked(folder: Path, shard: Shard) -> Asked:
             lists["labels"],
             lists["places"],
         )
-        is_right = content_of_rows(asked.contents()) == shard.content
+        is_right = content_of_rows(asked.row_ids, asked.contents()) == shard.content
     except (pa.ArrowException, OSError, ValueError, KeyError, IndexError) as error:
         raise _unknown(path, shard, str(error)) from error
     if not is_right:
