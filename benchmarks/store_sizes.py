@@ -100,7 +100,7 @@ def our_store(real: Real, said: Said, k: int, unit: float, folder: Path) -> dict
     writing = timed(lambda: capture(folder, plan, ask, reserve=0))
     found: list[Answered] = []
     reading = timed(lambda: found.extend(read_shard(folder, plan, shard) for shard in shards))
-    notes = [note for shard in shards if (note := read_note(folder, shard))]
+    notes = [note for shard in shards if (note := read_note(folder, plan, shard))]
     topk = joined(found).scored.distribution
     assert isinstance(topk, TopK)
     lost, cut_off, error = said.lost(topk)

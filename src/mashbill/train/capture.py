@@ -194,7 +194,7 @@ def _lay_down_questions(tasks: Sequence[Task], sets: Mapping[str, Questions], wo
 
 
 def _summary(task: Task) -> Captured:
-    notes = [note for shard in task.plan.shards if (note := read_note(task.folder, shard)) is not None]
+    notes = [note for shard in task.plan.shards if (note := read_note(task.folder, task.plan, shard)) is not None]
     positions, kept = sum(one.n_positions for one in notes), sum(one.n_kept for one in notes)
     n_measured, lost = sum(one.n_measured for one in notes), [one.lost for one in notes]
     return Captured(

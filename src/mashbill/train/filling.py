@@ -42,7 +42,7 @@ class Task:
 
     def left(self, work: Work) -> tuple[Shard, ...]:
         """Return this machine's shards that are not there yet."""
-        return tuple(one for one in work.of(self.plan) if read_note(self.folder, one) is None)
+        return tuple(one for one in work.of(self.plan) if read_note(self.folder, self.plan, one) is None)
 
 
 def askable_teachers(loaded: Loaded, student: Student) -> dict[int, Teacher]:

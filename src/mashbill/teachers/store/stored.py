@@ -88,7 +88,7 @@ class StoredTeacher:
         found: dict[str, str] = {}
         for folder, plan in self.plans.items():
             for shard in plan.shards:
-                note = read_note(folder, shard)
+                note = read_note(folder, plan, shard)
                 if note is not None and note.n_refused:
                     found |= dict(read_refused(folder, shard))
         return found
@@ -186,7 +186,7 @@ class StoredTeacher:
                 where=str(place),
                 help="delete those that are out of date, and capture again",
             )
-        n_missing = sum(one.n_rows for one in plan.shards if read_note(place, one) is None)
+        n_missing = sum(one.n_rows for one in plan.shards if read_note(place, plan, one) is None)
         if n_missing > 0:
             raise MashbillError(
                 f"the store of teacher `{self.id}` is not complete: {n_missing:,} of {plan.n_rows:,} rows are missing",

@@ -48,7 +48,7 @@ def verify(folder: Path, *, progress: Progress | None = None) -> Health:
     n_rows = n_positions = n_bytes = 0
     for shard in plan.shards:
         try:
-            note = read_note(folder, shard)
+            note = read_note(folder, plan, shard)
             if note is None and not path_of(folder, shard).exists():
                 missing.append(shard.name)
             else:
