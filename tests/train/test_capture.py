@@ -268,7 +268,7 @@ def test_what_stops_a_worker_stops_all_and_is_told(classification, tmp_path, mon
 
 def test_as_many_workers_as_cores_memory_and_shards_bear(language, monkeypatch):
     loaded = stored(language())
-    tasks = [filling.Task(0, "a", TRAIN, loaded.path.parent / "no", plan_of_shards(9), 4, 0)]
+    tasks = [filling.Task(0, "a", TRAIN, loaded.path.parent / "no", plan_of_shards(9), 4, 0, loaded.path.parent / "no")]
     monkeypatch.setattr(crew.os, "sched_getaffinity", lambda _: range(8), raising=False)
     monkeypatch.setattr(crew, "_free_memory", lambda: 2**40)
     assert crew.usual_workers(loaded, tasks, Work()) == 8

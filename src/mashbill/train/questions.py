@@ -70,13 +70,23 @@ class Questions:
         shards = cut_rows(each(), at_most=at_most)
         return shards, n_bytes
 
+    def _next(self, pieces: Iterator[Asked]) -> Asked:
+        for piece in pieces:
+            return piece
+        raise DataError(
+            "rows are gone that were there a moment ago",
+            where=str(self.path),
+            why="the file was changed while it was read",
+            help="leave the data alone, and give the same command again",
+        )
+
     def of(self, shards: tuple[Shard, ...]) -> Iterator[tuple[Shard, Asked]]:
         """Yield each shard with its rows, in their order."""
         left, pieces = Asked((), (), None, (), ()), self.pieces()
         for shard in shards:
             held = [left] if len(left) else []
             while sum(map(len, held)) < shard.n_rows:
-                held.append(next(pieces))
+                held.append(self._next(pieces))
             together = Asked.joined(held)
             left = together.rows(shard.n_rows, len(together))
             yield shard, together.rows(0, shard.n_rows)

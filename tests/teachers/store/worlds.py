@@ -37,7 +37,8 @@ def truth(asked, *, temperature=1.0):
         # A fixed number of them, since the last numbers drawn depend on how many are.
         drawn = torch.randn(MOST_POSITIONS, V, generator=torch.Generator().manual_seed(seed)) * 3
         each.append(drawn[: asked.mask.shape[1]])
-    return Dense.from_logits(torch.stack(each) / temperature)
+    drawn = torch.stack(each) if each else torch.zeros(0, asked.mask.shape[1], V)
+    return Dense.from_logits(drawn / temperature)
 
 
 def scored(asked, *, k=64, classes=CLASSES):
