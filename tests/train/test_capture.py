@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -147,6 +148,55 @@ def test_rows_that_a_teacher_refuses_are_kept_and_listed(language, tmp_path, mon
     _, shards = shards_of(tmp_path / "store/a/train")
     reasons = {row_id: why for one in shards for row_id, why in zip(one.row_ids, one.refused, strict=True)}
     assert {row_id for row_id, why in reasons.items() if why} == {"train3#1", "train7#0"}
+
+
+class Far(Reluctant):
+    """A model behind a name, which may be another one tomorrow."""
+
+    def __init__(self, n_entries, *, favourite):
+        super().__init__(n_entries)
+        self.favourite = favourite
+
+    def score(self, inputs):
+        self.asked += inputs.row_ids
+        logits = torch.zeros(*inputs.mask.shape, self.n_entries)
+        logits[..., self.favourite] = 5.0
+        dense = Dense(logits.log_softmax(-1))
+        return Scored(TopK.from_logprobs(dense.logprobs, k=8), measure(dense, labels=inputs.labels))
+
+    def identity(self):
+        return {"kind": "endpoint"}
+
+
+def test_another_model_behind_the_same_name_is_found_out(language, tmp_path, monkeypatch):
+    made, loaded = [], stored(language())
+
+    def build(favourite):
+        def built(_number, _spec, student, _base, **_):
+            made.append(Far(student.n_entries, favourite=favourite))
+            return made[-1]
+
+        monkeypatch.setattr(filling, "build_teacher", built)
+
+    build(3)
+    capture_recipe(loaded, work=Work(1, 2), workers=1)
+    files = bytes_of(tmp_path / "store")
+    build(4)
+    with pytest.raises(MashbillError, match=r"answers row `.*` otherwise than when its store was begun") as caught:
+        capture_recipe(loaded, workers=1)
+    assert caught.value.exit_code == 2
+    assert bytes_of(tmp_path / "store") == files
+    build(3)
+    assert all(one.is_complete for one in capture_recipe(loaded, workers=1))
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_an_error_of_the_data(language):
+    loaded = stored(language())
+    rows = question_sets(loaded, build_student(loaded.recipe.student, loaded.path.parent, 0))[TRAIN]
+    shards, _ = rows.shards(at_most=40)
+    shards = (*shards, replace(shards[-1], number=len(shards)))
+    with pytest.raises(DataError, match="rows are gone that were there a moment ago"):
+        list(rows.of(shards))
 
 
 def test_a_number_that_is_none_stops_it_and_names_the_row(language, tmp_path, monkeypatch):
