@@ -37,8 +37,8 @@ def written_aside(path: Path) -> Iterator[Path]:
     """Give a hidden path to write a file at; sync it and rename it to ``path`` when the block ends without an error."""
     make_folder(path.parent)
     aside = name_aside(path)
+    os.close(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     try:
-        os.close(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         yield aside
         sync(aside)
         aside.replace(path)

@@ -299,7 +299,7 @@ def test_a_set_without_a_store_ends_a_run(place, models, store, command):
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (no_plan, "no store at"),
+        (lambda place, models: shutil.rmtree(place / "store"), "no store at"),
         (later_version, "has schema 99"),
         (other_model, "is that of another teacher"),
         (
@@ -316,10 +316,16 @@ def test_what_cannot_be_verified_gives_one_error(place, models, store, command, 
 
 def test_a_store_that_is_not_complete_is_told_so(place, models, store, command):
     half(place, models)
-    next(file for file in (store / "shards").glob("*.parquet") if not file.with_suffix(".json").exists()).unlink()
+    found = command("verify", store)
+    assert found.code == 4  # it was complete before
+    assert "shard 000000 is missing" in found.out
+    assert "it holds rows 0 to" in found.out
+    (store / "manifest.json").unlink()
     found = command("verify", store)
     assert found.code == 2
     assert "not captured yet: 1 shard(s)" in found.out
+    assert command("capture", place / "recipe.yaml", "--workers", "1").code == 0
+    assert command("verify", store).code == 0
 
 
 def test_a_damaged_store_is_told_so(place, store, command):

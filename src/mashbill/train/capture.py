@@ -25,6 +25,7 @@ from mashbill.teachers.store.finishing import MANIFEST
 from mashbill.teachers.store.layout import Layout
 from mashbill.teachers.store.plan import Plan
 from mashbill.teachers.store.renewing import carry, folder_for, settle, tidy
+from mashbill.teachers.store.sets import list_sets
 from mashbill.train.assemble import TRAIN
 from mashbill.train.crew import fill_together, usual_workers
 from mashbill.train.filling import Task, ask_of, askable_teachers
@@ -121,6 +122,9 @@ def capture_recipe(
             begin(task.folder, task.plan)
             if again and task.folder != task.place:
                 carry(task.place, task.folder, task.plan)
+    for top in dict.fromkeys(task.place.parent for task in tasks):
+        list_sets(top, (task.place.name for task in tasks if task.place.parent == top))
+    if left:
         _lay_down_questions(left, sets, share)
         try:
             if fill_with is not None:

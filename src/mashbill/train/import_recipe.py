@@ -9,6 +9,7 @@ from mashbill.progress import Progress
 from mashbill.teachers.protocol import Teacher
 from mashbill.teachers.store.distillkit_files import Capture
 from mashbill.teachers.store.plan import Plan
+from mashbill.teachers.store.sets import list_sets
 from mashbill.train import recipe
 from mashbill.train.assemble import TRAIN
 from mashbill.train.build import build_teacher
@@ -90,6 +91,7 @@ def import_recipe(
             at_most=loaded.recipe.capture.shard_positions,
             progress=progress,
         )
+        list_sets(store, [place.name])
         done.append(Imported(spec.id, "train" if name == TRAIN else name, place, plan, *looked[name]))
     return done
 

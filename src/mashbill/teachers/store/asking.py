@@ -5,6 +5,7 @@ that it has claimed, so that nobody holds all rows, however many there are.
 """
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -153,17 +154,18 @@ def write_asked(folder: Path, shard: Shard, asked: Asked) -> None:
     columns |= {name: pa.array([np.asarray(row) for row in rows], pa.list_(pa.int32())) for name, rows in lists.items()}
     about = {"has_tokens": str(asked.tokens is not None)}
     table, aside = pa.table(columns).replace_schema_metadata(about), name_aside(path)
-    for left in reversed(range(_TRIES)):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(table, aside, compression="zstd", write_statistics=False)
-            aside.replace(path)  # not synced: what a power loss takes is read from the data again
-            return
-        except FileNotFoundError:  # another command is done, and has tidied up
-            if not left:
-                raise
-        finally:
-            aside.unlink(missing_ok=True)
+    try:
+        for left in reversed(range(_TRIES)):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                pq.write_table(table, aside, compression="zstd", write_statistics=False)
+                aside.replace(path)  # not synced: what a power loss takes is read from the data again
+                break
+            except FileNotFoundError:  # another command is done, and has tidied up
+                if not left:
+                    raise
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def has_asked(folder: Path, shard: Shard) -> bool:
@@ -200,13 +202,13 @@ def read_asked(folder: Path, shard: Shard) -> Asked:
 def forget_asked(folder: Path, shards: Iterable[Shard]) -> None:
     """Remove the questions of shards that are there, whoever laid them down, and the folder if it is empty then.
 
-    Another command may be laying questions down meanwhile, of these shards too: it finds the folder gone, and tries again.
+    Another command may be laying them down meanwhile: it finds its file or the folder gone, and tries again.
     """
     names = tuple(f"{shard.name}-" for shard in shards)
-    for file in (folder / FOLDER).glob("*"):
-        if file.name.removeprefix(".").startswith(names):
-            file.unlink(missing_ok=True)
-    with suppress(OSError):  # it is not there, or others' questions are
+    with suppress(OSError):  # the folder is not there, or others' questions are in it
+        for name in os.listdir(folder / FOLDER):
+            if name.removeprefix(".").startswith(names):
+                (folder / FOLDER / name).unlink(missing_ok=True)
         (folder / FOLDER).rmdir()
 
 

@@ -142,7 +142,7 @@ def read_note(folder: Path, plan: Plan, shard: Shard) -> Note | None:
     except OSError as error:
         raise _broken(file, shard, f"cannot be read: {error}") from error
     if n_bytes != note.n_bytes:
-        raise _broken(file, shard, f"has {n_bytes:,} bytes, and {note.n_bytes:,} were written")
+        raise _broken(file, shard, f"is not what was written: it has {n_bytes:,} bytes, not {note.n_bytes:,}")
     return note
 
 
