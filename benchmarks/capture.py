@@ -86,7 +86,7 @@ def paces(real: Real, place: Path, *, batch_size: int, rounds: int, k: int = 64)
     teacher = open_teacher(real, place / "model", batch_size=batch_size, k=k)
     asked = questions(real.rows)
     n_tokens = sum(map(len, asked.labels))
-    shards = cut(map(len, asked.places), asked.contents(), at_most=2**30)
+    shards = cut(map(len, asked.places), asked.row_ids, asked.contents(), at_most=2**30)
     layout = Layout(len(teacher.vocabulary), k=k)
     batches = [asked.inputs(range(n, min(n + batch_size, len(asked)))) for n in range(0, len(asked), batch_size)]
     forward: list[float] = []

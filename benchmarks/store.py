@@ -61,7 +61,7 @@ def words(n: int) -> Vocabulary:
 def fill(folder: Path, corpus: Corpus, answers: list[Scored], layout: Layout) -> None:
     """Write a store in which rows have the given answers, again and again."""
     contents = [content_of(corpus.inputs(torch.tensor([n])), 0) for n in range(len(corpus))]
-    shards = cut(corpus.n_counted.tolist(), contents, at_most=2**14)
+    shards = cut(corpus.n_counted.tolist(), [row.id for row in corpus.rows], contents, at_most=2**14)
     plan = Plan({"kind": "benchmark", "source": "rows"}, words(layout.n_entries).digest, layout, shards)
 
     def one(n: int) -> Answered:

@@ -103,8 +103,8 @@ def answered(number: int, row: torch.Tensor, logprobs: torch.Tensor) -> Answered
 def our_store(real: Real, said: Said, k: int, unit: float, folder: Path) -> dict[str, Any]:
     """Write a store, read it, and say what it cost and lost."""
     n_entries, n_positions = said.logprobs[0].shape[1], sum(len(row) for row in real.rows)
-    contents = [number.to_bytes(32, "little") for number in range(len(real.rows))]
-    shards = cut([len(row) for row in real.rows], contents, at_most=2**14)
+    ids, contents = zip(*((one.row_ids[0], one.content[0]) for one in said.answers), strict=True)
+    shards = cut([len(row) for row in real.rows], ids, contents, at_most=2**14)
     plan = Plan({"kind": "benchmark", "source": real.name}, "none", Layout(n_entries, k=k, unit=unit), shards)
 
     def ask(shard: Shard) -> Answered:

@@ -6,11 +6,13 @@ import os
 import re
 import sys
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mashbill import plugins
+from mashbill.teachers.labelled import LabelledTeacher
 from mashbill.teachers.store import capturing, files
 from mashbill.train import capture as capture_module
 
@@ -219,10 +221,74 @@ def test_the_store_of_something_else_is_left_alone(old, new, expected, captured,
     refused(captured, command, [], f"is the store of something else: .*{expected}")
 
 
-def test_the_store_of_other_rows_is_left_alone(captured, command, monkeypatch):
+def test_a_row_that_has_changed_is_asked_about_and_no_other(captured, command, monkeypatch):
     assert command("capture", RECIPE, "--workers", "1").code == 0
     _row(text="the bill again")(captured, monkeypatch)
-    refused(captured, command, [], "train` is the store of something else: the rows differ")
+    outcome = command("capture", RECIPE, "--workers", "1")
+    assert outcome.code == 0
+    assert "20 positions to capture in 1 store(s)" in outcome.err
+    assert "19 of them are answered already, and taken over" in outcome.err
+    assert "1 answers to rows that are asked about no more are in" in outcome.out
+    assert command("verify", "stores/office").code == 0
+    assert command("distill", RECIPE).code == 0
+
+
+def test_a_data_file_may_have_another_name(captured, command):
+    for file in Path("data").glob("train.jsonl"):
+        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        file.write_text("".join(json.dumps({k: v for k, v in one.items() if k != "id"}) + "\n" for one in lines))
+    assert command("capture", RECIPE, "--workers", "1").code == 0
+    Path("data/train.jsonl").rename("data/learnt.jsonl")
+    edit(captured, "data/train.jsonl", "data/learnt.jsonl")
+    outcome = command("distill", RECIPE)
+    assert "is not in the store of teacher `office`" in outcome.err
+    assert "capture again with these rows" in outcome.err
+    outcome = command("capture", RECIPE, "--workers", "1")
+    assert "20 of them are answered already, and taken over" in outcome.err
+    assert command("distill", RECIPE).code == 0
+    assert not Path("stores/office/.beside-train").exists()
+
+
+def _refusing(monkeypatch, is_refused):
+    score = LabelledTeacher.score
+
+    def refusing(self, inputs):
+        refused = {n: "no credit left" for n, row_id in enumerate(inputs.row_ids) if is_refused(row_id)}
+        return replace(score(self, inputs), refused=refused)
+
+    monkeypatch.setattr(LabelledTeacher, "score", refusing)
+
+
+def test_a_teacher_that_refuses_the_first_row_is_bad_input(captured, command, monkeypatch):
+    _refusing(monkeypatch, lambda _: True)
+    refused(captured, command, [], r"teacher `office` refuses row `.*`\n(.*\n)*.*no credit left")
+
+
+def test_a_teacher_that_refuses_most_rows_is_no_success_and_is_asked_again(captured, command, monkeypatch):
+    first = json.loads(Path("data/train.jsonl").read_text(encoding="utf-8").splitlines()[0])["id"]
+    with monkeypatch.context() as there:
+        _refusing(there, lambda row_id: row_id != first)
+        outcome = command("capture", RECIPE, "--workers", "1")
+    assert outcome.code == 3
+    assert "error: teacher `office` refused 19 of 20 rows of train" in outcome.out
+    outcome = command("capture", RECIPE, "--workers", "1", "--json")
+    assert outcome.code == 3
+    assert "nothing to capture" in outcome.err
+    assert len(json.loads(outcome.out)["problems"]) == 3
+    assert "mashbill capture RECIPE --again" in command("distill", RECIPE).err
+    outcome = command("capture", RECIPE, "--workers", "1", "--again")
+    assert outcome.code == 0
+    assert "1 of them are answered already, and taken over" in outcome.err
+    assert "refused" not in outcome.out
+    assert not list(Path("stores/office").rglob("dead_letters.jsonl"))
+    assert command("verify", "stores/office").code == 0
+    assert "nothing to capture: every shard is there" in command("capture", RECIPE, "--workers", "1", "--again").err
+    assert command("distill", RECIPE).code == 0
+
+
+def test_a_machine_without_a_shard_is_told_so(captured, command):
+    outcome = command("capture", RECIPE, "--workers", "1", "--rank", "8", "--world", "9")
+    assert "nothing to capture here: others do the rest" in outcome.err
 
 
 def test_a_plan_that_was_changed_is_damage(captured, command):

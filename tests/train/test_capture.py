@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -149,6 +150,55 @@ def test_rows_that_a_teacher_refuses_are_kept_and_listed(language, tmp_path, mon
     assert {row_id for row_id, why in reasons.items() if why} == {"train3#1", "train7#0"}
 
 
+class Far(Reluctant):
+    """A model behind a name, which may be another one tomorrow."""
+
+    def __init__(self, n_entries, *, favourite):
+        super().__init__(n_entries)
+        self.favourite = favourite
+
+    def score(self, inputs):
+        self.asked += inputs.row_ids
+        logits = torch.zeros(*inputs.mask.shape, self.n_entries)
+        logits[..., self.favourite] = 5.0
+        dense = Dense(logits.log_softmax(-1))
+        return Scored(TopK.from_logprobs(dense.logprobs, k=8), measure(dense, labels=inputs.labels))
+
+    def identity(self):
+        return {"kind": "endpoint"}
+
+
+def test_another_model_behind_the_same_name_is_found_out(language, tmp_path, monkeypatch):
+    made, loaded = [], stored(language())
+
+    def build(favourite):
+        def built(_number, _spec, student, _base, **_):
+            made.append(Far(student.n_entries, favourite=favourite))
+            return made[-1]
+
+        monkeypatch.setattr(filling, "build_teacher", built)
+
+    build(3)
+    capture_recipe(loaded, work=Work(1, 2), workers=1)
+    files = bytes_of(tmp_path / "store")
+    build(4)
+    with pytest.raises(MashbillError, match=r"answers row `.*` otherwise than when its store was begun") as caught:
+        capture_recipe(loaded, workers=1)
+    assert caught.value.exit_code == 2
+    assert bytes_of(tmp_path / "store") == files
+    build(3)
+    assert all(one.is_complete for one in capture_recipe(loaded, workers=1))
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_an_error_of_the_data(language):
+    loaded = stored(language())
+    rows = question_sets(loaded, build_student(loaded.recipe.student, loaded.path.parent, 0))[TRAIN]
+    shards, _ = rows.shards(at_most=40)
+    shards = (*shards, replace(shards[-1], number=len(shards)))
+    with pytest.raises(DataError, match="rows are gone that were there a moment ago"):
+        list(rows.of(shards))
+
+
 def test_a_number_that_is_none_stops_it_and_names_the_row(language, tmp_path, monkeypatch):
     made, loaded = pretended(monkeypatch, nan_at="train9#0"), stored(language())
     with pytest.raises(MashbillError, match=r"not finite\n  --> row `train9#0`, position 2") as caught:
@@ -282,7 +332,7 @@ def test_what_stops_a_worker_stops_all_and_is_told(classification, tmp_path, mon
 
 def test_as_many_workers_as_cores_memory_and_shards_bear(language, monkeypatch):
     loaded = stored(language())
-    tasks = [filling.Task(0, "a", TRAIN, loaded.path.parent / "no", plan_of_shards(9), 4, 0)]
+    tasks = [filling.Task(0, "a", TRAIN, loaded.path.parent / "no", plan_of_shards(9), 4, 0, loaded.path.parent / "no")]
     monkeypatch.setattr(crew.os, "sched_getaffinity", lambda _: range(8), raising=False)
     monkeypatch.setattr(crew, "_free_memory", lambda: 2**40)
     assert crew.usual_workers(loaded, tasks, Work()) == 8
@@ -299,4 +349,4 @@ def plan_of_shards(n):
     from mashbill.teachers.store.layout import Layout
     from mashbill.teachers.store.plan import cut
 
-    return Plan({"kind": "test"}, "v", Layout(10), cut([1] * n, [bytes([i]) for i in range(n)], at_most=1))
+    return Plan({"kind": "test"}, "v", Layout(10), cut([1] * n, map(str, range(n)), [b"row"] * n, at_most=1))

@@ -9,11 +9,14 @@ import typer
 from mashbill.cli.progress import for_stderr
 from mashbill.cli.recipes import PluginOption, RecipeArgument, SetOption, open_recipe, prepare_libraries
 from mashbill.cli.reply import Reply
-from mashbill.errors import MashbillError
+from mashbill.errors import MashbillError, TeacherError
 from mashbill.train.checks import check, check_plugins
 
 if TYPE_CHECKING:
     from mashbill.train.capture import Captured
+
+MOST_REFUSED = 0.5
+"""Share of a store's rows that a teacher may refuse before the command fails."""
 
 
 def capture(  # noqa: PLR0917  # the command line's options, not a call's arguments
@@ -29,6 +32,7 @@ def capture(  # noqa: PLR0917  # the command line's options, not a call's argume
     ] = None,
     rank: Annotated[int, typer.Option(min=0, help="Which of several machines this is, from 0.")] = 0,
     world: Annotated[int, typer.Option(min=1, help="How many machines there are; each does its share.")] = 1,
+    again: Annotated[bool, typer.Option("--again", help="Ask about rows again that got no answer.")] = False,
     plugin: PluginOption = None,
     set_: SetOption = None,
 ) -> Reply:
@@ -55,9 +59,27 @@ def capture(  # noqa: PLR0917  # the command line's options, not a call's argume
         print(text, file=sys.stderr, flush=True)
 
     done = capture_recipe(
-        loaded, work=Work(rank, world), workers=workers, fill_with=fill_with, progress=for_stderr(), say=say
+        loaded,
+        work=Work(rank, world),
+        workers=workers,
+        again=again,
+        fill_with=fill_with,
+        progress=for_stderr(),
+        say=say,
     )
-    return Reply([line for one in done for line in _lines(one)], {"stores": [_facts(one) for one in done]})
+    problems = [_refusing(one) for one in done if one.n_refused > MOST_REFUSED * one.n_rows]
+    lines = [line for one in done for line in _lines(one)] + [one.render() for one in problems]
+    facts = {"stores": [_facts(one) for one in done], "problems": [one.facts() for one in problems]}
+    return Reply(lines, facts, TeacherError.exit_code if problems else 0)
+
+
+def _refusing(one: "Captured") -> TeacherError:
+    return TeacherError(
+        f"teacher `{one.teacher}` refused {one.n_refused:,} of {one.n_rows:,} rows of {one.rows}",
+        where=str(one.folder / "dead_letters.jsonl"),
+        why="a store of refusals teaches nothing",
+        help="look at the reasons there; once the teacher is well: mashbill capture RECIPE --again",
+    )
 
 
 def _lines(one: "Captured") -> list[str]:
@@ -79,8 +101,13 @@ def _lines(one: "Captured") -> list[str]:
         why = f"`capture.k` is {plan.layout.k}, or the teacher names no more"
         lines += [f"  {one.n_short:,} positions hold less than `capture.mass`: {why}"]
     if one.n_refused:
-        lines += [f"  {one.n_refused:,} rows got no answer: see dead_letters.jsonl there"]
-    return lines
+        lines += [
+            f"  {one.n_refused:,} rows got no answer: see dead_letters.jsonl there; --again asks about them again"
+        ]
+    return lines + [
+        f"  {n:,} answers to rows that are asked about no more are in {folder}: delete it if nobody wants them"
+        for folder, n in one.others.items()
+    ]
 
 
 def _facts(one: "Captured") -> dict[str, object]:

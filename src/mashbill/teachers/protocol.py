@@ -39,7 +39,7 @@ class Scored:
     Attributes:
         distribution: Of each position.
         statistics: Of the full distributions, whatever is kept of them.
-        refused: Place of each row that the teacher cannot answer for good, and why. Its distributions are even, all
+        refused: Place of each row that the teacher did not answer, and why. Its distributions are even, all
             tail, and its statistics those of an even distribution.
     """
 

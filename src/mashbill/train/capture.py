@@ -2,15 +2,15 @@
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from mashbill.errors import MashbillError, NumericError, TeacherError
+from mashbill.errors import MashbillError
 from mashbill.progress import Progress, Silent
 from mashbill.teachers.protocol import Teacher
-from mashbill.teachers.store.asking import answer, forget_asked, has_asked, write_asked
+from mashbill.teachers.store.asking import forget_asked, has_asked, write_asked
 from mashbill.teachers.store.capturing import (
     RESERVE,
     Work,
@@ -21,13 +21,16 @@ from mashbill.teachers.store.capturing import (
     require_startable,
 )
 from mashbill.teachers.store.files import Note, read_note
+from mashbill.teachers.store.finishing import MANIFEST
 from mashbill.teachers.store.layout import Layout
 from mashbill.teachers.store.plan import Plan
+from mashbill.teachers.store.renewing import carry, folder_for, settle, tidy
 from mashbill.teachers.store.sets import list_sets
 from mashbill.train.assemble import TRAIN
 from mashbill.train.classes import declared_classes
 from mashbill.train.crew import fill_together, usual_workers
 from mashbill.train.filling import Task, ask_of, askable_teachers
+from mashbill.train.first_question import n_new, require_answers
 from mashbill.train.loading import Loaded
 from mashbill.train.protocol import Student
 from mashbill.train.questions import Questions, question_sets
@@ -43,6 +46,7 @@ class Captured:
         rows: Name of the set of rows.
         folder: Where the store lies.
         plan: What it holds.
+        n_rows: Rows that are there.
         n_bytes: Its shards' size.
         n_positions: Positions in them.
         n_refused: Rows that the teacher cannot answer.
@@ -54,12 +58,14 @@ class Captured:
         n_measured: Positions in that sample.
         bytes_per_entry: Of ids and log-probabilities before compression; None where no entry is kept.
         is_complete: Whether every row is there.
+        others: Stores beside it with answers to rows that are asked about no more, and how many.
     """
 
     teacher: str
     rows: str
     folder: Path
     plan: Plan
+    n_rows: int
     n_bytes: int
     n_positions: int
     n_refused: int
@@ -70,6 +76,7 @@ class Captured:
     n_measured: int
     bytes_per_entry: float | None
     is_complete: bool
+    others: Mapping[Path, int]
 
 
 Fill = Callable[[Loaded, Sequence[Task], Work, Progress], None]
@@ -86,6 +93,7 @@ def capture_recipe(
     *,
     work: Work | None = None,
     workers: int | None = None,
+    again: bool = False,
     fill_with: Fill | None = None,
     progress: Progress | None = None,
     say: Callable[[str], object] = lambda _: None,
@@ -96,6 +104,7 @@ def capture_recipe(
         loaded: The recipe.
         work: Which shards are this machine's.
         workers: Processes on this machine, each with teachers of its own; None for as many as fit.
+        again: Ask about rows again that got no answer.
         fill_with: Fills the stores instead of such processes, as :mod:`mashbill.train.on_ray` does.
         progress: Shown the pace of the work.
         say: Told, before the work starts, how much there is and what it will take.
@@ -107,32 +116,50 @@ def capture_recipe(
     share, shown = work or Work(), progress or Silent()
     student = build_student(loaded.recipe.student, loaded.path.parent, loaded.recipe.train.seed)
     sets, teachers = question_sets(loaded, student), askable_teachers(loaded, student)
-    tasks = list(_tasks(loaded, student, teachers, sets))
+    tasks = list(_tasks(loaded, student, teachers, sets, again=again))
     for task in tasks:
         require_startable(task.folder, task.plan)
     left = [task for task in tasks if task.left(share)]
-    say(_announce(left, share))
+    new = [n_new(task, sets[task.rows], share) for task in left]
+    say(_announce(tasks, left, new, share))
     if left:
-        _require_answers(left, teachers, sets)
+        if asked := [task for task, n in zip(left, new, strict=True) if n]:
+            require_answers(asked, teachers, sets)
         for task in tasks:
             begin(task.folder, task.plan)
-    for top in dict.fromkeys(task.folder.parent for task in tasks):
-        list_sets(top, (task.folder.name for task in tasks if task.folder.parent == top))
+            if again and task.folder != task.place:
+                carry(task.place, task.folder, task.plan)
+    for top in dict.fromkeys(task.place.parent for task in tasks):
+        list_sets(top, (task.place.name for task in tasks if task.place.parent == top))
     if left:
         _lay_down_questions(left, sets, share)
-        if fill_with is not None:
-            fill_with(loaded, left, share, shown)
-        else:
-            n_workers = usual_workers(loaded, left, share) if workers is None else workers
-            fill_together(loaded, left, teachers, share, n_workers=n_workers, progress=shown)
-    for task in tasks:  # writes manifests that a killed run did not come to
-        capture(task.folder, task.plan, ask_of(task, teachers[task.number]), work=share)
-        forget_asked(task.folder, share.of(task.plan))
-    return [_summary(task) for task in tasks]
+        try:
+            if fill_with is not None:
+                fill_with(loaded, left, share, shown)
+            else:
+                n_workers = usual_workers(loaded, left, share) if workers is None else workers
+                fill_together(loaded, left, teachers, share, n_workers=n_workers, progress=shown)
+        except (MashbillError, OSError):
+            if all(task.folder.exists() for task in left):
+                raise  # else another command has done it, and put it in its place
+    return [_summary(*_finished(task, teachers[task.number], share)) for task in tasks]
+
+
+def _finished(task: Task, teacher: Teacher, work: Work) -> tuple[Task, Mapping[Path, int]]:
+    """Write the manifest, if a killed run has not come to it, and put a store that is complete in its place."""
+    if not task.folder.exists():
+        task = replace(task, folder=task.place)
+    capture(task.folder, task.plan, ask_of(task, teacher), work=work)
+    forget_asked(task.folder, work.of(task.plan))
+    if not (task.folder / MANIFEST).exists():
+        return task, {}
+    if task.folder != task.place:
+        settle(task.place, task.folder)
+    return replace(task, folder=task.place), tidy(task.place)
 
 
 def _tasks(
-    loaded: Loaded, student: Student, teachers: Mapping[int, Teacher], sets: Mapping[str, Questions]
+    loaded: Loaded, student: Student, teachers: Mapping[int, Teacher], sets: Mapping[str, Questions], *, again: bool
 ) -> Iterator[Task]:
     options = loaded.recipe.capture
     classes = declared_classes(loaded, student).names
@@ -142,22 +169,25 @@ def _tasks(
         spec = loaded.recipe.teachers[number]
         assert spec.store is not None, "only those with a store are here"
         # What the last bits of an answer depend on, beside the teacher: what shares a product, and how it is cut up.
-        asked = {"temperature": "1", "batch_size": str(spec.batch_size), "threads": str(options.threads)}
-        identity = {**asked, **teacher.identity()}
+        # An endpoint computes elsewhere, and what shares a product there nobody knows.
+        shared = {"batch_size": str(spec.batch_size), "threads": str(options.threads)}
+        identity = {"temperature": "1", **(shared if spec.endpoint is None else {}), **teacher.identity()}
         for rows, (cut, n_bytes) in shards.items():
             plan = Plan(identity, student.vocabulary.digest, layout, cut)
-            folder = folder_of(loaded.resolve(spec.store), rows)
-            yield Task(number, spec.id, rows, folder, plan, spec.batch_size, n_bytes)
+            place = folder_of(loaded.resolve(spec.store), rows)
+            folder = folder_for(place, plan, again=again)
+            yield Task(number, spec.id, rows, folder, plan, spec.batch_size, n_bytes, place, again)
 
 
-def _announce(tasks: Sequence[Task], work: Work) -> str:
+def _announce(all_tasks: Sequence[Task], tasks: Sequence[Task], new: Sequence[int], work: Work) -> str:
     """Say how much there is to do, and refuse to begin what does not fit on the disk.
 
     Raises:
         MashbillError: It does not.
     """
     if not tasks:
-        return "nothing to capture: every shard is there"
+        is_whole = not any(task.left(Work()) for task in all_tasks)
+        return "nothing to capture: every shard is there" if is_whole else "nothing to capture here: others do the rest"
     n_positions, by_disk = 0, dict[int, tuple[Path, int]]()
     for task in tasks:
         place = next(folder for folder in (task.folder, *task.folder.absolute().parents) if folder.exists())
@@ -171,29 +201,13 @@ def _announce(tasks: Sequence[Task], work: Work) -> str:
         free = shutil.disk_usage(place).free
         require_room(place, free=free, needed=needed, reserve=RESERVE)
         said.append(f"at most about {_size(needed)} of the {_size(free)} that are free at {place}")
-    return f"{n_positions:,} positions to capture in {len(tasks)} store(s): {', '.join(said)}"
+    known = n_positions - sum(new)
+    taken = f"; {known:,} of them are answered already, and taken over" if known else ""
+    return f"{n_positions:,} positions to capture in {len(tasks)} store(s): {', '.join(said)}{taken}"
 
 
 def _size(n_bytes: int) -> str:
     return f"{n_bytes / 2**30:,.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:,.1f} MiB"
-
-
-def _require_answers(tasks: Sequence[Task], teachers: Mapping[int, Teacher], sets: Mapping[str, Questions]) -> None:
-    """Ask every teacher about a row, before anything is written: one that fails here is bad input.
-
-    Raises:
-        MashbillError: A teacher cannot be opened, fails, gives no distribution, or cannot read every row.
-    """
-    some, layout = {task.rows: sets[task.rows].samples() for task in tasks}, tasks[0].plan.layout
-    for number in sorted({task.number for task in tasks}):
-        teacher = teachers[number]
-        try:
-            for _, longest in some.values():
-                getattr(teacher, "require_fit", lambda _: None)(longest.inputs([0]))
-            first, _ = next(iter(some.values()))
-            answer(teacher, first, layout, batch_size=1)
-        except (TeacherError, NumericError) as error:
-            raise MashbillError(error.what, where=error.where, why=error.why, help=error.help) from error
 
 
 def _lay_down_questions(tasks: Sequence[Task], sets: Mapping[str, Questions], work: Work) -> None:
@@ -205,7 +219,7 @@ def _lay_down_questions(tasks: Sequence[Task], sets: Mapping[str, Questions], wo
                     write_asked(task.folder, shard, asked)
 
 
-def _summary(task: Task) -> Captured:
+def _summary(task: Task, others: Mapping[Path, int]) -> Captured:
     notes = [note for shard in task.plan.shards if (note := read_note(task.folder, task.plan, shard)) is not None]
     n_kept, n_answered = sum(one.n_kept for one in notes), sum(one.n_answered for one in notes)
     return Captured(
@@ -213,6 +227,7 @@ def _summary(task: Task) -> Captured:
         "train" if task.rows == TRAIN else task.rows,
         task.folder,
         task.plan,
+        sum(one.n_rows for one in notes),
         sum(one.n_bytes for one in notes),
         sum(one.n_positions for one in notes),
         sum(one.n_refused for one in notes),
@@ -223,6 +238,7 @@ def _summary(task: Task) -> Captured:
         sum(one.n_measured for one in notes),
         sum(one.encoded_bytes for one in notes) / n_kept if n_kept else None,
         len(notes) == len(task.plan.shards),
+        others,
     )
 
 

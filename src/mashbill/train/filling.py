@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from mashbill.errors import MashbillError
@@ -10,9 +11,11 @@ from mashbill.teachers.bases import Bases
 from mashbill.teachers.protocol import Teacher
 from mashbill.teachers.store.asking import answer, read_asked
 from mashbill.teachers.store.capturing import Work, capture
-from mashbill.teachers.store.columns import Answered
+from mashbill.teachers.store.columns import Answered, Mixed
 from mashbill.teachers.store.files import read_note
+from mashbill.teachers.store.known import Known
 from mashbill.teachers.store.plan import Plan, Shard
+from mashbill.teachers.store.renewing import is_answered, stores_for
 from mashbill.train.build import build_teacher
 from mashbill.train.classes import declared_classes
 from mashbill.train.loading import Loaded
@@ -27,10 +30,12 @@ class Task:
         number: The teacher's place in the recipe.
         teacher: Its id.
         rows: Name of the set.
-        folder: Where the store lies.
+        folder: Where the store is filled.
         plan: What it is to hold.
         batch_size: Rows asked about together.
         asked_bytes: About what the questions take while the store is filled.
+        place: Where it is to lie; another than ``folder`` if a store lies there whose answers it takes over.
+        again: Whether rows that got no answer are asked about again.
     """
 
     number: int
@@ -40,10 +45,22 @@ class Task:
     plan: Plan
     batch_size: int
     asked_bytes: int
+    place: Path
+    again: bool = False
 
     def left(self, work: Work) -> tuple[Shard, ...]:
         """Return this machine's shards that are not there yet."""
-        return tuple(one for one in work.of(self.plan) if read_note(self.folder, self.plan, one) is None)
+        there = self.place if self.again and self.folder != self.place else None  # those are brought over as they are
+        return tuple(
+            one
+            for one in work.of(self.plan)
+            if read_note(self.folder, self.plan, one) is None
+            and not (there is not None and is_answered(there, self.plan, one))
+        )
+
+    def known(self) -> Known:
+        """Return the answers that are taken over."""
+        return Known(stores_for(self.place, self.folder, self.plan))
 
 
 def askable_teachers(loaded: Loaded, student: Student) -> dict[int, Teacher]:
@@ -89,10 +106,20 @@ def fill(
             getattr(teacher, "release", lambda: None)()  # no more than one local model in memory at a time
 
 
-def ask_of(task: Task, teacher: Teacher) -> Callable[[Shard], Answered]:
-    """Return what asks a teacher about a shard, whose questions are laid down."""
-    layout = task.plan.layout
-    return lambda shard: answer(teacher, read_asked(task.folder, shard), layout, batch_size=task.batch_size)
+def ask_of(task: Task, teacher: Teacher) -> Callable[[Shard], Answered | Mixed]:
+    """Return what asks a teacher about a shard, whose questions are laid down; what is known is not asked again."""
+    known = cache(task.known)  # read when the first shard is wanted
+
+    def ask(shard: Shard) -> Answered | Mixed:
+        asked = read_asked(task.folder, shard)
+
+        def some(rows: Sequence[int]) -> Answered:
+            return answer(teacher, asked.at(rows), task.plan.layout, batch_size=task.batch_size)
+
+        is_first = not len(known().keys)
+        return some(range(len(asked))) if is_first else known().answers(asked.row_ids, asked.contents(), some)
+
+    return ask
 
 
 def _require_own_stores(loaded: Loaded, teachers: Mapping[int, Teacher]) -> None:

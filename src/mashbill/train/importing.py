@@ -160,7 +160,8 @@ def plan_of(source: Source, *, teacher: Mapping[str, str], vocabulary: str, at_m
         vocabulary: The sha256 of the student's map from ids to tokens.
         at_most: Positions of a shard.
     """
-    shards = cut(source.corpus.n_counted.tolist(), _contents(source.corpus), at_most=at_most)
+    corpus = source.corpus
+    shards = cut(corpus.n_counted.tolist(), (row.id for row in corpus.rows), _contents(corpus), at_most=at_most)
     k, classes = min(source.capture.settings.k, source.n_entries), source.classes.names
     return Plan(teacher, vocabulary, Layout(source.n_entries, k=k, classes=classes), shards)
 

@@ -19,7 +19,7 @@ import torch
 from mashbill import errors, plugins
 from mashbill.errors import MashbillError
 from mashbill.progress import Progress
-from mashbill.teachers.store.capturing import Work, capture_shard
+from mashbill.teachers.store.capturing import Ask, Work, capture_shard
 from mashbill.train.filling import Task, ask_of, askable_teachers
 from mashbill.train.loading import Loaded
 from mashbill.train.students import build_student
@@ -106,6 +106,7 @@ class Actor:
 
     def __init__(self, loaded: Loaded, tasks: Sequence[Task], modules: Sequence[str]) -> None:
         self._tasks, self._error = tasks, ""
+        self._asks: dict[int, Ask] = {}
         torch.set_num_threads(loaded.recipe.capture.threads)
         try:
             for module in modules:
@@ -126,7 +127,9 @@ class Actor:
         if self._error:
             return 0, self._error
         try:
-            capture_shard(task.folder, task.plan, shard, ask_of(task, self._teachers[task.number]))
+            if number not in self._asks:
+                self._asks[number] = ask_of(task, self._teachers[task.number])
+            capture_shard(task.folder, task.plan, shard, self._asks[number])
         except MashbillError as error:
             return 0, _told(error)
         return shard.n_positions, ""

@@ -61,14 +61,24 @@ class Questions:
         """Return the rows cut into shards, and about how many bytes their questions are."""
         n_bytes = 0
 
-        def each() -> Iterator[tuple[int, bytes]]:
+        def each() -> Iterator[tuple[int, str, bytes]]:
             nonlocal n_bytes
             for piece in self.pieces():
                 n_bytes += piece.n_bytes
-                yield from zip(map(len, piece.places), piece.contents(), strict=True)
+                yield from zip(map(len, piece.places), piece.row_ids, piece.contents(), strict=True)
 
         shards = cut_rows(each(), at_most=at_most)
         return shards, n_bytes
+
+    def _next(self, pieces: Iterator[Asked]) -> Asked:
+        for piece in pieces:
+            return piece
+        raise DataError(
+            "rows are gone that were there a moment ago",
+            where=str(self.path),
+            why="the file was changed while it was read",
+            help="leave the data alone, and give the same command again",
+        )
 
     def of(self, shards: tuple[Shard, ...]) -> Iterator[tuple[Shard, Asked]]:
         """Yield each shard with its rows, in their order."""
@@ -76,7 +86,7 @@ class Questions:
         for shard in shards:
             held = [left] if len(left) else []
             while sum(map(len, held)) < shard.n_rows:
-                held.append(next(pieces))
+                held.append(self._next(pieces))
             together = Asked.joined(held)
             left = together.rows(shard.n_rows, len(together))
             yield shard, together.rows(0, shard.n_rows)

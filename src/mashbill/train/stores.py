@@ -118,7 +118,8 @@ def _refuses(teacher: Teacher, corpus: Corpus, found: Int[Tensor, " N"], name: s
         f"teacher `{teacher.id}` refused {len(found):,} of {len(corpus):,} {name}, the first is `{first.row_ids[0]}`",
         where=str(teacher.folder),
         why=teacher.reason(first, 0),
-        help=f"take them out, or leave them out here: `refused: drop` for teacher `{teacher.id}`",
+        help="ask about them again: mashbill capture RECIPE --again; or take them out, "
+        f"or leave them out here: `refused: drop` for teacher `{teacher.id}`",
     )
 
 

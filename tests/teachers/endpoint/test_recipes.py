@@ -224,3 +224,21 @@ def test_a_chat_teaches_completions(write: Write, far: Server) -> None:
     recipe = write(far.url, teachers__store=None, **changes)
     assert mashbill(["distill", str(recipe)]) == 0
     assert len(_losses(recipe.parent / "run")) == 2
+
+
+def test_a_store_goes_on_elsewhere_and_with_more_rows(
+    write: Write, far: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write(far.url)
+    assert mashbill(["capture", str(recipe)]) == 0
+    with (recipe.parent / "rows.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"id": "new", "text": "five, four, three"}) + "\n")
+    with Server() as other:
+        changes = {"teachers__batch_size": 3, "capture": {"threads": 2}}
+        capsys.readouterr()
+        assert mashbill(["capture", str(write(other.url, **changes))]) == 0
+        said = capsys.readouterr()
+        assert "of them are answered already, and taken over" in said.err
+    assert mashbill(["verify", str(recipe.parent / "store")]) == 0
+    assert mashbill(["capture", str(recipe)]) == 0
+    assert "nothing to capture: every shard is there" in capsys.readouterr().err

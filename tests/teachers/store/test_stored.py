@@ -94,6 +94,17 @@ def test_a_store_that_is_not_complete_is_refused(folder):
         StoredTeacher("one", folder, WORDS)
 
 
+def test_a_store_that_was_captured_anew_is_another_one(folder):
+    before, (shard, *_) = StoredTeacher("one", folder, WORDS).identity(), plan().shards
+    for file in (folder / "shards").glob(f"{shard.name}.*"):
+        file.unlink()
+    (folder / "manifest.json").unlink()
+    rows, asked = range(shard.first, shard.first + shard.n_rows), inputs(N)
+    capture(folder, plan(), lambda _: answered(asked, rows, refused=rows[:1]), reserve=0)
+    now = StoredTeacher("one", folder, WORDS).identity()
+    assert {name for name in now if now[name] != before[name]} == {"stores"}
+
+
 def test_a_store_of_other_words_is_refused(folder):
     other = Vocabulary.from_labels([f"wort {n}" for n in range(V)])
     with pytest.raises(VocabularyError, match="another vocabulary"):

@@ -37,7 +37,8 @@ def truth(asked, *, temperature=1.0):
         # A fixed number of them, since the last numbers drawn depend on how many are.
         drawn = torch.randn(MOST_POSITIONS, V, generator=torch.Generator().manual_seed(seed)) * 3
         each.append(drawn[: asked.mask.shape[1]])
-    return Dense.from_logits(torch.stack(each) / temperature)
+    drawn = torch.stack(each) if each else torch.zeros(0, asked.mask.shape[1], V)
+    return Dense.from_logits(drawn / temperature)
 
 
 def scored(asked, *, k=64, classes=CLASSES):
@@ -80,5 +81,5 @@ def _end(counted):
 def plan_of(asked, *, at_most=16, layout=None, teacher=None):
     layout = layout or Layout(V, classes=CLASSES)
     contents = [content_of(asked, n) for n in range(len(asked.row_ids))]
-    shards = cut(asked.mask.sum(1).tolist(), contents, at_most=at_most)
+    shards = cut(asked.mask.sum(1).tolist(), asked.row_ids, contents, at_most=at_most)
     return Plan(teacher or {"kind": "test", "source": "noise"}, "vocabulary", layout, shards)

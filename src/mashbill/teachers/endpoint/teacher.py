@@ -8,6 +8,7 @@ A row that cannot be answered is refused with the reason; an endpoint that canno
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
+from urllib.parse import urlsplit
 
 from mashbill.errors import TeacherError
 from mashbill.teachers.endpoint.asking import Call, Failed, Form, Listed, Question, Read
@@ -88,11 +89,11 @@ class EndpointTeacher:
         return self.classes.measured(assemble(answers, inputs, n_entries=len(self.vocabulary), refused=refused))
 
     def identity(self) -> Mapping[str, str]:
-        """Return address, model and what is asked for; what runs behind the address, nobody can pin down from here."""
+        """Return model and what is asked for; what runs behind an address, nobody can pin down from here."""
         return {
             "kind": "endpoint",
             "source": self.settings.model,
-            "url": self.settings.url,
+            "path": urlsplit(self.settings.url).path,
             "form": self.settings.form,
             "top_logprobs": str(self.settings.top_logprobs),
             "vocabulary": f"{self.vocabulary.digest} {len(self.vocabulary)}",

@@ -76,6 +76,16 @@ class Asked:
         tokens = None if self.tokens is None else self.tokens[here]
         return Asked(self.row_ids[here], self.texts[here], tokens, self.labels[here], self.places[here])
 
+    def at(self, rows: Sequence[int]) -> "Asked":
+        """Return the rows at some places."""
+        return Asked(
+            tuple(self.row_ids[row] for row in rows),
+            tuple(self.texts[row] for row in rows),
+            None if self.tokens is None else tuple(self.tokens[row] for row in rows),
+            tuple(self.labels[row] for row in rows),
+            tuple(self.places[row] for row in rows),
+        )
+
     @classmethod
     def joined(cls, each: Sequence["Asked"]) -> "Asked":
         """Put rows one after the other."""
@@ -181,7 +191,7 @@ def read_asked(folder: Path, shard: Shard) -> Asked:
             lists["labels"],
             lists["places"],
         )
-        is_right = content_of_rows(asked.contents()) == shard.content
+        is_right = content_of_rows(asked.row_ids, asked.contents()) == shard.content
     except (pa.ArrowException, OSError, ValueError, KeyError, IndexError) as error:
         raise _unknown(path, shard, str(error)) from error
     if not is_right:

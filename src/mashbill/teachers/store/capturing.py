@@ -17,7 +17,7 @@ from mashbill.durable import make_folder, sweep, write_text
 from mashbill.errors import CorruptionError, MashbillError
 from mashbill.progress import Progress, Silent
 from mashbill.teachers.store.claims import Claims
-from mashbill.teachers.store.columns import Answered
+from mashbill.teachers.store.columns import Answered, Mixed
 from mashbill.teachers.store.files import Note, read_note, write_shard
 from mashbill.teachers.store.finishing import finish
 from mashbill.teachers.store.plan import FILE, SHARDS, Plan, Shard
@@ -31,7 +31,7 @@ _DEEPEST = 64.0
 _OF_ROW = 160
 # Bytes of a row's id, digests and levels.
 
-Ask = Callable[[Shard], Answered]
+Ask = Callable[[Shard], Answered | Mixed]
 """Asks the teacher about the rows of a shard."""
 
 
@@ -219,7 +219,7 @@ def _do(folder: Path, plan: Plan, ask: Ask, reserve: int, shard: Shard) -> None:
     _write(folder, plan, shard, ask(shard))
 
 
-def _write(folder: Path, plan: Plan, shard: Shard, answered: Answered) -> Note:
+def _write(folder: Path, plan: Plan, shard: Shard, answered: Answered | Mixed) -> Note:
     try:
         return write_shard(folder, plan, shard, answered)
     except OSError as error:

@@ -49,6 +49,38 @@ class Answered:
     refused: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Mixed:
+    """Answers to rows of which some lie in other shards already, to be kept as they are written there.
+
+    Attributes:
+        row_ids: Of all rows, in their order.
+        fresh: Answers to those that were asked about.
+        known: Rows of other shards' tables.
+        order: Place of each row in ``fresh`` and ``known`` together.
+        n_measured: On how many positions of ``known`` the loss was measured.
+        lost: Sum of it over those, in nats; None where it is not known.
+    """
+
+    row_ids: tuple[str, ...]
+    fresh: Answered
+    known: pa.Table
+    order: np.ndarray
+    n_measured: int
+    lost: float | None
+
+    def table(self, layout: Layout, metadata: Mapping[str, str]) -> pa.Table:
+        """Return the rows as :func:`encode` would write them; rounded numbers are not rounded again."""
+        named = schema(layout, metadata)
+        fresh = encode(self.fresh, layout, metadata).replace_schema_metadata(None)
+        both = pa.concat_tables([fresh, self.known.select(named.names).replace_schema_metadata(None)])
+        taken = both.take(self.order)
+        columns = {name: _one(taken[name]) for name in named.names}
+        columns["row_id"] = pa.array(self.row_ids, pa.string())  # the same question may stand under another name now
+        columns["digest"] = pa.array(_digests(columns), pa.binary(_DIGEST))
+        return pa.table([columns[name] for name in named.names], schema=named)
+
+
 def schema(layout: Layout, metadata: Mapping[str, str]) -> pa.Schema:
     """Return names and types of the columns."""
     named = [("row_id", pa.string()), ("content", pa.binary(32)), ("digest", pa.binary(_DIGEST))]
@@ -214,7 +246,10 @@ def _digests(columns: Mapping[str, pa.Array]) -> list[bytes]:
     found = []
     texts = (columns[name].to_pylist() for name in ("row_id", "content", "refused"))
     for r, (row_id, content, refused) in enumerate(zip(*texts, strict=True)):
-        digest = hashlib.sha256(f"{row_id}\0{refused}\0".encode("utf-8", "surrogatepass") + content)
+        digest = hashlib.sha256(content)
+        for text in (row_id, refused):
+            told = text.encode("utf-8", "surrogatepass")
+            digest.update(len(told).to_bytes(8, "little") + told)
         for values, starts in listed.values():
             part = values[starts[r] : starts[r + 1]]
             digest.update(len(part).to_bytes(8, "little") + part.tobytes())

@@ -12,7 +12,8 @@ def content_of(inputs: Inputs, row: int) -> bytes:
 
     Padding does not count, so that the hash is the same in every batch.
     """
-    digest = hashlib.sha256(inputs.texts[row].encode("utf-8", "surrogatepass") + b"\0")
+    text = inputs.texts[row].encode("utf-8", "surrogatepass")
+    digest = hashlib.sha256(len(text).to_bytes(8, "little") + text)
     places = inputs.mask[row].nonzero().squeeze(1)
     end = int(places[-1]) + 1 if len(places) else 0
     tokens = torch.zeros(0, dtype=torch.long) if inputs.input_ids is None else inputs.input_ids[row, :end]

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from mashbill.durable import json_text, sha256_of, write_json, written_aside
 from mashbill.errors import CorruptionError
-from mashbill.teachers.store.columns import REAL, WHOLE, Answered, decode, encode
+from mashbill.teachers.store.columns import REAL, WHOLE, Answered, Mixed, decode, encode
 from mashbill.teachers.store.measuring import measured
 from mashbill.teachers.store.plan import FILE, SHARDS, Plan, Shard, content_of_rows
 
@@ -56,30 +56,37 @@ def path_of(folder: Path, shard: Shard) -> Path:
     return folder / SHARDS / f"{shard.name}.parquet"
 
 
-def write_shard(folder: Path, plan: Plan, shard: Shard, answered: Answered) -> Note:
+def write_shard(folder: Path, plan: Plan, shard: Shard, answered: Answered | Mixed) -> Note:
     """Write a shard and then its note, each whole or not at all.
 
     Raises:
         ValueError: These are not the shard's rows, or what is given is no distribution.
         OSError: The disk is full, or not to be written to; nothing is left behind.
     """
-    if content_of_rows(answered.content) != shard.content or len(answered.positions) != shard.n_positions:
+    path, metadata = path_of(folder, shard), _metadata(plan, shard)
+    fresh = answered.fresh if isinstance(answered, Mixed) else answered
+    table = encode(fresh, plan.layout, metadata)
+    asked = decode(table, plan.layout, where=str(path)).scored
+    if isinstance(answered, Mixed):
+        table = answered.table(plan.layout, metadata)
+    whole = decode(table, plan.layout, where=str(path))
+    if content_of_rows(whole.row_ids, whole.content) != shard.content or len(whole.positions) != shard.n_positions:
         raise ValueError(f"these are not the {shard.n_rows:,} rows of shard {shard.name}, in their order")
-    table = encode(answered, plan.layout, _metadata(plan, shard))
-    path = path_of(folder, shard)
-    kept = decode(table, plan.layout, where=str(path)).scored
     with written_aside(path) as aside:
         _write(aside, table)
         sha256, n_bytes, encoded_bytes = sha256_of(aside), aside.stat().st_size, _encoded_bytes(aside)
+    figures = measured(fresh, asked, whole, plan.layout)
+    if isinstance(answered, Mixed):
+        figures = figures.with_loss(answered.n_measured, answered.lost)
     note = Note(
         plan.digest,
         sha256,
         n_bytes,
-        len(answered.row_ids),
-        len(answered.positions),
+        len(whole.row_ids),
+        len(whole.positions),
         encoded_bytes,
-        sum(bool(reason) for reason in answered.refused),
-        **asdict(measured(answered, kept, plan.layout)),
+        sum(bool(reason) for reason in whole.refused),
+        **asdict(figures),
     )
     write_json(path.with_suffix(".json"), asdict(note))
     return note
@@ -129,6 +136,11 @@ def read_shard(folder: Path, plan: Plan, shard: Shard) -> Answered:
     Raises:
         CorruptionError: The file is missing, or not what was written; names the file and the rows concerned.
     """
+    return read_table(folder, plan, shard)[1]
+
+
+def read_table(folder: Path, plan: Plan, shard: Shard) -> tuple[pa.Table, Answered]:
+    """Return a shard's table as it was written, and the answers in it; see :func:`read_shard`."""
     path, note = path_of(folder, shard), read_note(folder, plan, shard)
     if note is None:
         raise CorruptionError(
@@ -148,12 +160,13 @@ def read_shard(folder: Path, plan: Plan, shard: Shard) -> Answered:
         found = file.schema_arrow.metadata or {}
         if {k: found.get(k.encode(), b"").decode() for k in _metadata(plan, shard)} != _metadata(plan, shard):
             raise _broken(path, shard, f"belongs to another place, or to another store than {FILE} speaks of")
-        answered = decode(file.read(), plan.layout, where=str(path))
+        table = file.read()
+        answered = decode(table, plan.layout, where=str(path))
     except (pa.ArrowException, OSError, ValueError, KeyError, IndexError) as error:
         raise _broken(path, shard, f"is no shard: {error}") from error
-    if content_of_rows(answered.content) != shard.content:
+    if content_of_rows(answered.row_ids, answered.content) != shard.content:
         raise _broken(path, shard, "holds other rows than the plan names")
-    return answered
+    return table, answered
 
 
 def read_index(folder: Path, shard: Shard) -> Sequence[tuple[str, bytes]]:
@@ -162,7 +175,7 @@ def read_index(folder: Path, shard: Shard) -> Sequence[tuple[str, bytes]]:
     Raises:
         CorruptionError: They cannot be read.
     """
-    return list(zip(*_columns(folder, shard, ("row_id", "content")), strict=True))
+    return list(zip(*read_columns(folder, shard, ("row_id", "content")), strict=True))
 
 
 def read_refused(folder: Path, shard: Shard) -> Sequence[tuple[str, str]]:
@@ -171,7 +184,7 @@ def read_refused(folder: Path, shard: Shard) -> Sequence[tuple[str, str]]:
     Raises:
         CorruptionError: They cannot be read.
     """
-    columns = _columns(folder, shard, ("row_id", "refused"))
+    columns = read_columns(folder, shard, ("row_id", "refused"))
     return [(row_id, reason) for row_id, reason in zip(*columns, strict=True) if reason]
 
 
@@ -203,7 +216,12 @@ def _metadata(plan: Plan, shard: Shard) -> Mapping[str, str]:
     return {"store": plan.digest, "shard": shard.name}
 
 
-def _columns(folder: Path, shard: Shard, names: Sequence[str]) -> Sequence[list[Any]]:
+def read_columns(folder: Path, shard: Shard, names: Sequence[str]) -> Sequence[list[Any]]:
+    """Return some columns of a shard, proving no more than their pages.
+
+    Raises:
+        CorruptionError: They cannot be read.
+    """
     path = path_of(folder, shard)
     try:
         table = pq.read_table(path, columns=list(names), page_checksum_verification=True)

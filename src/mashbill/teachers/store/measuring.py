@@ -1,11 +1,11 @@
 """What a shard keeps and loses of the answers in it; positions that nobody answered take no part."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from mashbill.distributions.topk import TopK
-from mashbill.shapes import Bool, Float, Tensor
+from mashbill.shapes import Float, Int, Tensor
 from mashbill.teachers.positions import part_of
 from mashbill.teachers.protocol import Scored
 from mashbill.teachers.store.columns import Answered
@@ -35,25 +35,47 @@ class Figures:
     n_measured: int
     lost: float | None
 
+    def with_loss(self, n_measured: int, lost: float | None) -> "Figures":
+        """Add what was measured of rows that were answered before."""
+        if self.n_measured == 0:
+            return replace(self, n_measured=n_measured, lost=lost)
+        both = None if lost is None or self.lost is None else self.lost + lost
+        return replace(self, n_measured=self.n_measured + n_measured, lost=both)
 
-def measured(answered: Answered, kept: Scored, layout: Layout) -> Figures:
-    """Compare what was given with what is read back."""
-    topk, given = kept.distribution, answered.scored.distribution
-    assert isinstance(topk, TopK), "it was encoded as one"
-    assert isinstance(given, TopK), "it was encoded as one"
-    is_refused = torch.tensor([bool(reason) for reason in answered.refused], dtype=torch.bool)
-    n_each = torch.from_numpy(answered.starts).diff()
-    (told,) = ((topk.n_used > 0) & ~is_refused.repeat_interleave(n_each)).nonzero(as_tuple=True)
-    here = told[torch.linspace(0, max(0, len(told) - 1), min(N_MEASURED, len(told))).long()]
-    lost = lost_nats(part_of(answered.scored, here), part_of(kept, here)) if len(here) else None
+
+def measured(fresh: Answered, kept: Scored, whole: Answered, layout: Layout) -> Figures:
+    """Measure a shard.
+
+    Args:
+        fresh: Answers in it as they were given, of some or all of its rows.
+        kept: The same as they are read back; the loss is measured on them.
+        whole: All of the shard as it is read back.
+        layout: How it is kept.
+    """
+    told, topk = _told(whole, whole.scored), whole.scored.distribution
+    assert isinstance(topk, TopK), "a store keeps nothing else"
+    tail = topk.log_tail[told].double().exp()
+    at = _told(fresh, kept)
+    here = at[torch.linspace(0, max(0, len(at) - 1), min(N_MEASURED, len(at))).long()]
+    lost = lost_nats(part_of(fresh.scored, here), part_of(kept, here)) if len(here) else None
     return Figures(
         len(told),
         int(topk.n_used[told].sum()),
-        float((1 - topk.log_tail[told].double().exp()).sum()),
-        0 if layout.mass is None else int(_is_short(given, topk, layout.mass)[told].sum()),
+        float((1 - tail).sum()),
+        # What rounding moves of the tail is no lack of entries.
+        0 if layout.mass is None else int((1 - tail * (1 - layout.error_bound) < layout.mass - SUM_ROUNDING).sum()),
         len(here),
         None if lost is None else float(lost.sum()),
     )
+
+
+def _told(answered: Answered, kept: Scored) -> Int[Tensor, " N"]:
+    """Return the positions of rows that were answered where an entry is kept."""
+    topk = kept.distribution
+    assert isinstance(topk, TopK), "a store keeps nothing else"
+    is_refused = torch.tensor([bool(reason) for reason in answered.refused], dtype=torch.bool)
+    n_each = torch.from_numpy(answered.starts).diff()
+    return ((topk.n_used > 0) & ~is_refused.repeat_interleave(n_each)).nonzero().squeeze(1)
 
 
 def lost_nats(given: Scored, kept: Scored) -> Float[Tensor, " P"] | None:
@@ -80,10 +102,3 @@ def lost_nats(given: Scored, kept: Scored) -> Float[Tensor, " P"] | None:
     h = statistics.entropy.double() + (p * log_p).sum(dim=-1)
     outside = -h - rest * topk.log_tail_share().double() + topk.log_tail.double().exp() - rest
     return inside + torch.where((rest > 0) & (topk.n_used < topk.n_entries), outside, 0)
-
-
-def _is_short(given: TopK, kept: TopK, mass: float) -> Bool[Tensor, " P"]:
-    """Say where the kept entries, the largest of those given, hold less than a mass; up to what a sum is off."""
-    ordered = torch.where(given.ids >= 0, given.logprobs.double().exp(), 0).sort(dim=-1, descending=True).values
-    is_kept = torch.arange(ordered.shape[-1]) < kept.n_used.unsqueeze(-1)
-    return torch.where(is_kept, ordered, 0).sum(dim=-1) < mass - SUM_ROUNDING

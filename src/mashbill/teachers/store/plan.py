@@ -29,7 +29,7 @@ class Shard:
         first: The first row.
         n_rows: How many.
         n_positions: Positions that count in them.
-        content: The sha256 of all that is asked about them.
+        content: The sha256 of their ids and of all that is asked about them.
     """
 
     number: int
@@ -126,33 +126,44 @@ class Plan:
         return cls(values["teacher"], values["vocabulary"], Layout(**layout), shards)
 
 
-def content_of_rows(contents: Iterable[bytes]) -> str:
-    """Return the sha256 of all that is asked about some rows, from that of each."""
-    return hashlib.sha256(b"".join(contents)).hexdigest()
+def content_of_rows(row_ids: Iterable[str], contents: Iterable[bytes]) -> str:
+    """Return the sha256 of some rows, from the id of each and the sha256 of what is asked about it."""
+    digest = hashlib.sha256()
+    for row_id, content in zip(row_ids, contents, strict=True):
+        digest.update(_told(row_id, content))
+    return digest.hexdigest()
 
 
-def cut(n_positions: Iterable[int], contents: Iterable[bytes], *, at_most: int) -> tuple[Shard, ...]:
+def cut(
+    n_positions: Iterable[int], row_ids: Iterable[str], contents: Iterable[bytes], *, at_most: int
+) -> tuple[Shard, ...]:
     """Cut rows into shards of at most so many positions, a row at least.
 
     Args:
         n_positions: Of each row.
+        row_ids: Of each row.
         contents: The sha256 of what is asked about each row.
         at_most: Positions of a shard.
     """
-    return cut_rows(zip(n_positions, contents, strict=True), at_most=at_most)
+    return cut_rows(zip(n_positions, row_ids, contents, strict=True), at_most=at_most)
 
 
-def cut_rows(rows: Iterable[tuple[int, bytes]], *, at_most: int) -> tuple[Shard, ...]:
+def cut_rows(rows: Iterable[tuple[int, str, bytes]], *, at_most: int) -> tuple[Shard, ...]:
     """Cut rows, given as they come and not remembered, into shards: see :func:`cut`."""
     shards: list[Shard] = []
     first = n_rows = total = 0
     digest = hashlib.sha256()
-    for n, content in rows:
+    for n, row_id, content in rows:
         if n_rows and total + n > at_most:
             shards.append(Shard(len(shards), first, n_rows, total, digest.hexdigest()))
             first, n_rows, total, digest = first + n_rows, 0, 0, hashlib.sha256()
-        digest.update(content)
+        digest.update(_told(row_id, content))
         n_rows, total = n_rows + 1, total + n
     if n_rows:
         shards.append(Shard(len(shards), first, n_rows, total, digest.hexdigest()))
     return tuple(shards)
+
+
+def _told(row_id: str, content: bytes) -> bytes:
+    name = row_id.encode("utf-8", "surrogatepass")
+    return len(name).to_bytes(8, "little") + name + content

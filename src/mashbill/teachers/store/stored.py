@@ -1,5 +1,6 @@
 """A teacher that was asked before: its answers come from a store."""
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -63,7 +64,7 @@ class StoredTeacher:
         """Return what pins the teacher down that was asked, and the digests of the stores."""
         plan = next(iter(self.plans.values()))
         own = {name: value for name, value in plan.teacher.items() if name != "classes"}
-        return {**own, **self.classes.pins, "stores": " ".join(one.digest for one in self.plans.values())}
+        return {**own, **self.classes.pins, "stores": self._stored}
 
     def score(self, inputs: Inputs) -> Scored:
         """Return the stored answers to some rows, ``[B T]``.
@@ -125,6 +126,16 @@ class StoredTeacher:
                     yield ahead.pop(0).result()
             for one in ahead:
                 yield one.result()
+
+    @cached_property
+    def _stored(self) -> str:
+        """Hashes of all that the stores hold: the same plan may have been captured anew, with other answers."""
+        found = []
+        for folder, plan in self.plans.items():
+            notes = [read_note(folder, plan, shard) for shard in plan.shards]
+            held = "".join(note.sha256 for note in notes if note is not None)
+            found.append(hashlib.sha256(f"{plan.digest}{held}".encode()).hexdigest())
+        return " ".join(found)
 
     @cached_property
     def _finder(self) -> Finder:
