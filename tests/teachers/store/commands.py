@@ -109,9 +109,9 @@ def left_over(store):
     return [one for one in Path(store).rglob(".*") if one.name != CLAIMS]
 
 
-def whole(place, **options):
+def whole(place, *, shard_positions=6, **options):
     """Let the command fill a store undisturbed; return its bytes and how many seconds it took."""
-    write_recipe(place)
+    write_recipe(place, shard_positions=shard_positions)
     begun = time.monotonic()
     assert started(place, **options).wait(300) == 0, (place / "said").read_text()
     return bytes_of(place / "store"), time.monotonic() - begun

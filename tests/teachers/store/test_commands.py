@@ -22,11 +22,11 @@ def questions(shard):
 
 
 def test_two_commands_at_once_fill_one_store(tmp_path):
-    alone, _ = whole(tmp_path / "alone", n_workers=1, seconds=0)
+    alone, _ = whole(tmp_path / "alone", shard_positions=2, n_workers=1, seconds=0)
     for n in range(3):
         place = tmp_path / str(n)
-        write_recipe(place)
-        both = [started(place, n_workers=1, seconds=0.001) for _ in range(2)]
+        write_recipe(place, shard_positions=2)
+        both = [started(place, n_workers=1, seconds=0) for _ in range(2)]
         assert [one.wait(120) for one in both] == [0, 0], (place / "said").read_text()
         assert bytes_of(place / "store") == alone
         assert not left_over(place / "store")
