@@ -7,11 +7,14 @@ since some servers repeat the headers that they were sent.
 import json
 import logging
 import time
+import weakref
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any
 
 from mashbill.teachers.endpoint.asking import Failed, bad
+from mashbill.teachers.endpoint.bounding import BoundError, bound
 from mashbill.teachers.endpoint.settings import Settings, require_client
 
 _AGAIN = (408, 409, 425, 429)
@@ -65,18 +68,21 @@ class Transport:
 
     def __init__(self, settings: Settings) -> None:
         require_client()
-        from openai import Omit, OpenAI
+        from openai import DefaultHttpxClient, Omit, OpenAI
 
         key = settings.key()
         self.redact = Redactor(key)
         # The client reads variables of its own, which say nothing about this endpoint; without a key none is sent.
         own = {"OpenAI-Organization": Omit(), "OpenAI-Project": Omit()}
         self._options: Any = {"headers": {"Authorization": f"Bearer {key}" if key else Omit(), **own}}
+        http = DefaultHttpxClient(event_hooks={"response": [partial(bound, settings)]})
+        weakref.finalize(self, http.close).atexit = False  # an error may come before anybody closes it
         self._client = OpenAI(
             api_key=key or "none",
             base_url=settings.url,
             max_retries=0,
             timeout=settings.timeout,
+            http_client=http,
         )
         self._loggers = [logging.getLogger(name + child) for name in _LOGGERS for child in _CHILDREN]
         for logger in self._loggers:
@@ -111,8 +117,8 @@ class Transport:
             if body is None:
                 return self._client.get(path, cast_to=bytes, options=self._options)
             return self._client.post(path, cast_to=bytes, body=dict(body), options=self._options)
-        except openai.APITimeoutError:
-            return Failed("no answer in time", "again")
+        except (BoundError, openai.APITimeoutError) as error:
+            return Failed(str(error) if isinstance(error, BoundError) else "no answer in time", "again")
         except openai.APIStatusError as error:
             return self._of_status(error.status_code, error.response.text, error.response.headers)
         except openai.APIConnectionError as error:
