@@ -270,11 +270,11 @@ def test_as_many_workers_as_cores_memory_and_shards_bear(language, monkeypatch):
     loaded = stored(language())
     tasks = [filling.Task(0, "a", TRAIN, loaded.path.parent / "no", plan_of_shards(9), 4, 0)]
     monkeypatch.setattr(crew.os, "sched_getaffinity", lambda _: range(8), raising=False)
-    monkeypatch.setattr(crew, "_free_memory", lambda: 2**40)
+    monkeypatch.setattr(crew, "free_in_memory", lambda: 2**40)
     assert crew.usual_workers(loaded, tasks, Work()) == 8
     assert crew.usual_workers(loaded, tasks, Work(0, 3)) == 3
     assert crew.usual_workers(stored(language(), threads=4), tasks, Work()) == 2
-    monkeypatch.setattr(crew, "_free_memory", lambda: int(2.5 * 2**30))
+    monkeypatch.setattr(crew, "free_in_memory", lambda: int(2.5 * 2**30))
     assert crew.usual_workers(loaded, tasks, Work()) == 2
     on_gpu = loaded.recipe.teachers[0].model_copy(update={"device": "cuda"})
     shared = type(loaded)(loaded.recipe.model_copy(update={"teachers": [on_gpu]}), loaded.path, loaded.text, {})

@@ -24,7 +24,7 @@ from mashbill.teachers.store.files import read_note
 from mashbill.teachers.store.layout import Layout
 from mashbill.teachers.store.plan import Plan
 from mashbill.train.assemble import TRAIN
-from mashbill.train.crew import fill_together, usual_workers
+from mashbill.train.crew import fill_together, require_one_who_asks, usual_workers
 from mashbill.train.filling import Task, ask_of, askable_teachers
 from mashbill.train.loading import Loaded
 from mashbill.train.protocol import Student
@@ -95,6 +95,7 @@ def capture_recipe(
     Raises:
         MashbillError: No teacher has a store and can be asked; a store holds something else; the disk is too small.
     """
+    require_one_who_asks(loaded, workers)
     torch.set_num_threads(loaded.recipe.capture.threads)
     share, shown = work or Work(), progress or Silent()
     student = build_student(loaded.recipe.student, loaded.path.parent, loaded.recipe.train.seed)
@@ -113,7 +114,7 @@ def capture_recipe(
             fill_with(loaded, left, share, shown)
         else:
             n_workers = usual_workers(loaded, left, share) if workers is None else workers
-            fill_together(loaded, left, teachers, share, n_workers=n_workers, progress=shown)
+            fill_together(loaded, left, teachers, share, n_workers=n_workers, progress=shown, say=say)
     for task in tasks:  # writes manifests that a killed run did not come to
         capture(task.folder, task.plan, ask_of(task, teachers[task.number]), work=share)
         forget_asked(task.folder, share.of(task.plan))

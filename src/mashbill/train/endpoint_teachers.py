@@ -15,13 +15,16 @@ if TYPE_CHECKING:
     from mashbill.train.protocol import Student
 
 
-def check_endpoint(loaded: Loaded, key: str, given: recipe.Endpoint, *, is_asked: bool) -> Iterator[Problem]:
+def check_endpoint(
+    loaded: Loaded, key: str, given: recipe.Endpoint, *, has_store: bool, is_asked: bool
+) -> Iterator[Problem]:
     """Find what is wrong with an endpoint, asking nobody.
 
     Args:
         loaded: The recipe.
         key: Of the endpoint in it.
         given: The endpoint.
+        has_store: Its answers are kept.
         is_asked: Somebody will be asked; else the answers are in a store, and neither client nor key are needed.
     """
     if loaded.recipe.student.kind != "causal_lm":
@@ -30,6 +33,9 @@ def check_endpoint(loaded: Loaded, key: str, given: recipe.Endpoint, *, is_asked
     if given.form == "chat" and loaded.recipe.data.format != "prompt_completion":
         what = "`chat` makes a user's turn of the prompt, and the rows have none"
         yield loaded.problem(f"{key}.form", what, "use `format: prompt_completion`, or another form")
+    if not has_store:
+        what = "answers cost time and money, and what a run keeps of them is lost with the first row that is refused"
+        yield loaded.problem(key, what, "give the teacher a `store`: `mashbill capture` fills it, and runs read it")
     if not is_asked:
         return
     if find_spec("openai") is None:
@@ -45,7 +51,7 @@ def endpoint_teacher(spec: recipe.Teacher, student: "Student") -> "EndpointTeach
     Raises:
         VocabularyError: The student's tokens cannot be told to another.
     """
-    from mashbill.teachers.endpoint.contact import PROBE
+    from mashbill.teachers.endpoint.contact import probe_of
     from mashbill.teachers.endpoint.teacher import EndpointTeacher
     from mashbill.teachers.token_bytes import TokenBytes
 
@@ -57,6 +63,5 @@ def endpoint_teacher(spec: recipe.Teacher, student: "Student") -> "EndpointTeach
             help="give it a `plugin`, or train a causal_lm",
         )
     tokens = TokenBytes.of(tokenizer, owner="the student")
-    probe = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
     settings = Settings(**spec.endpoint.model_dump())
-    return EndpointTeacher(spec.id, settings, student.vocabulary, tokens, probe=probe)
+    return EndpointTeacher(spec.id, settings, student.vocabulary, tokens, probe=probe_of(tokenizer, tokens))
