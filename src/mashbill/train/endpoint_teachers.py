@@ -39,7 +39,7 @@ def check_endpoint(
     if not is_asked:
         return
     if find_spec("openai") is None:
-        yield loaded.problem(key, "the package `openai` is not installed", "pip install openai")
+        yield loaded.problem(key, "the package `openai` is not installed", "pip install 'mashbill[http]'")
     if given.key_variable is not None and not os.environ.get(given.key_variable):
         what = f"the environment variable `{given.key_variable}` is not set"
         yield loaded.problem(f"{key}.key_variable", what, f"export {given.key_variable}=...")
