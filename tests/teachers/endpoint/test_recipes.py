@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from servers import pretend
 from servers.pretend import Habits, Handler, Server
 from servers.pretend_tokenizers import make_tokenizer
 
@@ -222,6 +223,25 @@ def test_a_capture_asks_an_endpoint_once_and_a_run_never(
     assert not any(b"sk-far" in file.read_bytes() for file in files)
     assert "sk-far" not in told.out + told.err
     assert len(_losses(kept.parent / "run")) == 2
+
+
+def test_a_store_is_compared_with_what_its_endpoint_says_today(
+    write: Write, far: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = write(far.url)
+    assert mashbill(["capture", str(recipe)]) == 0
+    verify = ["verify", str(recipe.parent / "store"), "--recipe", str(recipe)]
+    plain = pretend.next_logprobs
+
+    def noisy(prefix: tuple[int, ...], size: int) -> tuple[float, ...]:
+        return tuple(one - 0.02 * (id % 2) for id, one in enumerate(plain(prefix, size)))
+
+    monkeypatch.setattr(pretend, "next_logprobs", noisy)
+    assert mashbill(verify) == 0, capsys.readouterr()
+    monkeypatch.setattr(pretend, "next_logprobs", lambda prefix, size: plain((*prefix, 7), size))
+    assert mashbill(verify) == 4
+    told = capsys.readouterr()
+    assert "apart from those of its teacher today" in told.out + told.err
 
 
 def _losses(run: Path) -> list[float]:
