@@ -23,8 +23,8 @@ class Sizes:
     rows: int = 4
     positions: int = 128
     layers: int = 4
-    width: int = 256
-    teacher_width: int = 512
+    width: int = 512
+    teacher_width: int = 1024
     k: int = 64
 
 

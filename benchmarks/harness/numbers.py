@@ -92,17 +92,15 @@ def itemsize(shape: Mapping[str, Any]) -> int:
 def worst_exponent(record: list[Mapping[str, Any]]) -> float | None:
     """Return the largest distance of an exponent from 1.
 
-    In the number of teachers it is the one in what the loss must do, since the student costs something by itself; where
-    teachers cost next to nothing only a growth that is more than linear counts.
+    In the number of teachers it is the one in what the loss must do, since the student costs something by itself. Under
+    lists, where teachers cost next to nothing and lists do not grow with the entries, a part of the time stays the
+    same in both, so that only a growth that is more than linear counts.
     """
     off = []
-    for axis, fit in [pair for one in record for pair in one["axes"].items()]:
-        if axis != "teachers":
-            off.append(abs(fit["exponent"] - 1))
-        elif fit["exponent_in_work"] is None:
-            off.append(max(fit["exponent"] - 1, 0.0))
-        else:
-            off.append(abs(fit["exponent_in_work"] - 1))
+    for form, axis, fit in [(one["shape"]["form"], *pair) for one in record for pair in one["axes"].items()]:
+        exponent = fit["exponent_in_work"] if axis == "teachers" and form != "topk" else fit["exponent"]
+        is_part = form == "topk" and axis != "rows"
+        off.append(max(exponent - 1, 0.0) if is_part else abs(exponent - 1))
     return max(off, default=None)
 
 

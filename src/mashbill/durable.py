@@ -7,6 +7,8 @@ and through a power loss. A hash kept beside the file tells later whether its by
 import hashlib
 import json
 import os
+import platform
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -33,8 +35,9 @@ def sha256_of(path: Path) -> str:
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
     """Give a hidden path to write a file at; sync it and rename it to ``path`` when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    make_folder(path.parent)
+    aside = name_aside(path)
+    os.close(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     try:
         yield aside
         sync(aside)
@@ -42,6 +45,28 @@ def written_aside(path: Path) -> Iterator[Path]:
     finally:
         aside.unlink(missing_ok=True)
     sync(path.parent)
+
+
+def name_aside(path: Path) -> Path:
+    """Return a hidden name beside a file that nobody else has, on this machine or on one that shares its disk."""
+    return path.with_name(f".{path.name}.{platform.node()[:32]}.{os.getpid()}.{secrets.token_hex(4)}")
+
+
+def sweep(folder: Path, name: str) -> None:
+    """Remove what killed processes left half written of a file, or of those that begin with ``name`` and a dot.
+
+    Whoever calls this knows that nobody is writing them now.
+    """
+    for aside in folder.glob(f".{name}.*"):
+        aside.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a directory and those above it, and put the entries of all that were not there on the disk."""
+    missing = [place for place in (folder, *folder.absolute().parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in missing:
+        sync(place.absolute().parent)
 
 
 def write_text(path: Path, text: str) -> None:

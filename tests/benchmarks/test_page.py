@@ -163,13 +163,17 @@ def test_growth_is_shown_and_drawn(tmp_path: Path) -> None:
 
 
 def test_growth_is_held_to_one_from_both_sides() -> None:
-    def of(axis: str, exponent: float, in_work: float | None) -> float | None:
-        return worst_exponent([{"axes": {axis: {"exponent": exponent, "exponent_in_work": in_work}}}])
+    def of(axis: str, exponent: float, in_work: float | None, form: str = "logits") -> float | None:
+        fit = {"exponent": exponent, "exponent_in_work": in_work}
+        return worst_exponent([{"shape": {"form": form}, "axes": {axis: fit}}])
 
     assert of("rows", 0.8, 0.8) == pytest.approx(0.2)
     assert of("rows", 1.2, 1.2) == pytest.approx(0.2)
     assert of("teachers", 0.7, 0.95) == pytest.approx(0.05)
-    assert of("teachers", 0.2, None) == 0
+    assert of("rows", 0.8, 0.8, "topk") == pytest.approx(0.2)
+    assert of("teachers", 0.2, None, "topk") == 0
+    assert of("entries", 0.8, 0.8, "topk") == 0
+    assert of("entries", 1.2, 1.2, "topk") == pytest.approx(0.2)
 
 
 def test_only_our_own_fault_fails_a_run() -> None:

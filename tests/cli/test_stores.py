@@ -212,6 +212,26 @@ def test_rows_are_written_from_a_capture(place, models, command):
     is_one_clear_text(command("import", place / "capture", place / "recipe.yaml", "--write-rows"), "exists")
 
 
+@pytest.mark.parametrize("wrong", [("--teacher", "nobody"), ("--set", "weighting.token.rule=nonsense")])
+def test_no_rows_are_written_by_a_command_that_is_wrong(place, models, command, monkeypatch, wrong):
+    def write(*_, **__):
+        pytest.fail("written before the recipe was checked")
+
+    monkeypatch.setattr("mashbill.train.import_recipe.write_captured_rows", write)
+    (place / "train.jsonl").unlink()
+    assert command("import", place / "capture", place / "recipe.yaml", "--write-rows", *wrong).code == 2
+
+
+def test_no_rows_are_left_of_an_import_that_failed(place, models, command):
+    (place / "train.jsonl").unlink()
+    (place / "store").write_text("in the way")
+    again = ("import", place / "capture", place / "recipe.yaml", "--write-rows")
+    assert command(*again).code != 0
+    assert not (place / "train.jsonl").exists()
+    (place / "store").unlink()
+    assert command(*again).code == 0
+
+
 def test_a_store_is_held_against_its_teacher(place, store, command):
     told = command("verify", store, "--recipe", place / "recipe.yaml", "--rows", "3", "--json")
     assert told.code == 0, told.out
@@ -299,7 +319,7 @@ def test_a_set_without_a_store_ends_a_run(place, models, store, command):
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (no_plan, "no store at"),
+        (lambda place, models: shutil.rmtree(place / "store"), "no store at"),
         (later_version, "has schema 99"),
         (other_model, "is that of another teacher"),
         (
@@ -316,10 +336,16 @@ def test_what_cannot_be_verified_gives_one_error(place, models, store, command, 
 
 def test_a_store_that_is_not_complete_is_told_so(place, models, store, command):
     half(place, models)
-    next(file for file in (store / "shards").glob("*.parquet") if not file.with_suffix(".json").exists()).unlink()
+    found = command("verify", store)
+    assert found.code == 4  # it was complete before
+    assert "shard 000000 is missing" in found.out
+    assert "it holds rows 0 to" in found.out
+    (store / "manifest.json").unlink()
     found = command("verify", store)
     assert found.code == 2
     assert "not captured yet: 1 shard(s)" in found.out
+    assert command("capture", place / "recipe.yaml", "--workers", "1").code == 0
+    assert command("verify", store).code == 0
 
 
 def test_a_damaged_store_is_told_so(place, store, command):

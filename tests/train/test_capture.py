@@ -126,7 +126,7 @@ class Reluctant:
 def pretended(monkeypatch, **options):
     made = []
 
-    def build(_number, _spec, student, _base, *, bases):
+    def build(_number, _spec, student, _base, *, bases, **_):
         made.append(Reluctant(student.n_entries, **options))
         return made[-1]
 
@@ -195,9 +195,11 @@ def test_what_killed_runs_left_half_written_is_removed(language, tmp_path, monke
     shards.mkdir(parents=True)
     for name in (".000000.parquet.999", ".000001.json.999"):
         (shards / name).write_bytes(b"half")
+    for name in (".store.json.here.1.0", ".manifest.json.here.1.0", ".dead_letters.jsonl.here.1.0"):
+        (shards.parent / name).write_bytes(b"half")
+    (tmp_path / "store/a/.sets.json.here.1.0").write_bytes(b"half")
     capture_recipe(loaded, workers=1)
-    assert not [one for one in shards.iterdir() if one.name.startswith(".")]
-    assert not (tmp_path / "store/a/train/.asked").exists()
+    assert {one.name for one in (tmp_path / "store").rglob(".*")} == {".claims"}
 
 
 def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(language, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Captures of DistillKit as stores: found again by their tokens, compared with the teacher, read by a run."""
 
 import json
+import math
 import shutil
 from dataclasses import replace
 
@@ -9,9 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from teachers.store.distillkit_writer import BINNED, EXACT, RECOMMENDED, write_capture
+from teachers.store.distillkit_writer import BINNED, BUDGET, EXACT, RECOMMENDED, write_capture
 
-from mashbill.distributions import TopK
+from mashbill import numerics
+from mashbill.distributions import Dense, TopK
 from mashbill.errors import DataError, MashbillError
 from mashbill.teachers.store.stored import StoredTeacher
 from mashbill.teachers.store.verifying import verify
@@ -44,6 +46,10 @@ def captured(loaded, folder, settings, *, padding=(2,), shift=0, order=None, set
         kept = TopK.from_logprobs(logprobs, k=settings["k"])
         rows.append(([*inputs.input_ids[0].tolist(), *padding], kept.ids, kept.logprobs))
     return write_capture(folder, rows, {**settings, "d": settings.get("d", V)}, **options)
+
+
+def sharpened(scored):
+    return replace(scored, distribution=Dense((3 * scored.distribution.logprobs).log_softmax(dim=-1)))
 
 
 @pytest.fixture
@@ -108,6 +114,20 @@ def test_the_loss_of_the_form_is_told_apart_from_the_cut(recipe, tmp_path):
         shutil.rmtree(tmp_path / "store")
 
 
+def test_lists_of_which_some_leave_nothing_for_others_are_still_the_teacher_s(recipe, tmp_path, monkeypatch):
+    loaded = recipe()
+    steep, _ = asked_of(loaded)[1:]
+    plain = type(steep).score
+    # A sharper teacher than any random one: a curve after one exact entry then misses what is left.
+    monkeypatch.setattr(type(steep), "score", lambda self, inputs: sharpened(plain(self, inputs)))
+    captured(loaded, tmp_path / "capture", BUDGET)
+    (done,) = import_recipe(loaded, tmp_path / "capture")
+    against = done.against
+    assert against.agreement > 0.8  # a curve may rise above the entry before it
+    assert 0.02 < against.infinite < 0.98
+    assert against.cut < against.lost < against.cut + 2  # no placeholder for what is infinite
+
+
 def test_a_run_reads_an_imported_store(recipe, tmp_path):
     from mashbill.train.run import distill
 
@@ -142,6 +162,25 @@ def test_another_teacher_s_capture_is_refused(recipe, tmp_path, language_models)
     with pytest.raises(MashbillError, match="is not that of teacher `a`"):
         import_recipe(load_recipe(loaded.path), tmp_path / "capture")
     assert not (tmp_path / "store").exists()
+
+
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(recipe, tmp_path, monkeypatch):
+    loaded = recipe()
+    captured(loaded, tmp_path / "capture", EXACT)
+    free = shutil.disk_usage(tmp_path)._replace(free=2**28)
+    monkeypatch.setattr("mashbill.train.importing.shutil.disk_usage", lambda _: free)
+    with pytest.raises(MashbillError, match="the disk is too small"):
+        import_recipe(loaded, tmp_path / "capture")
+    assert not (tmp_path / "store").exists()
+
+
+def test_what_lists_sum_to_above_1_is_part_of_the_error_of_written_numbers():
+    from mashbill.teachers.store.distillkit import Restored, Settings
+    from mashbill.train.reconstruction import reconstruction_of
+
+    found = Restored(torch.tensor([[1, 2, 12]]), torch.tensor([[0.6, 0.45, 0.05]]).log(), torch.full((1, 3), 1e-3))
+    told = reconstruction_of([found], Settings(d=16, k=3, exact_k=3, residual_bins=[]), 10, where="here")
+    assert told.written == pytest.approx(1e-3 + math.log(1.05), abs=1e-6)
 
 
 def test_rows_that_were_not_captured_are_refused(recipe, tmp_path):
@@ -213,6 +252,7 @@ def test_entries_on_a_curve_share_what_the_written_ones_leave():
     assert topk.logprobs.exp()[0].tolist() == pytest.approx([0.6, 0.25, 0.15])
     assert topk.logprobs.exp()[1].tolist() == pytest.approx([0.6, 0.1, 0.1])
     assert topk.log_tail.exp().tolist() == pytest.approx([0, 0.2], abs=1e-6)
+    assert topk.log_tail[0] == numerics.LOG_ZERO  # and not the rounding of a sum
     assert total.tolist() == pytest.approx([1.4, 0.8])
 
 

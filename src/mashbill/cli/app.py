@@ -94,6 +94,7 @@ def _interrupted(given: Sequence[str], *, as_json: bool) -> int:
     helps = {
         "distill": "the same command continues from the last checkpoint",
         "capture": "the same command goes on where this one stopped; every shard that is there is whole",
+        "import": "the same command goes on where this one stopped; every shard that is there is whole",
     }
     help = next((text for command, text in helps.items() if command in given), "")
     show_error(StoppedError("interrupted", help=help), as_json=as_json)

@@ -8,7 +8,9 @@ import typer
 from mashbill.cli.progress import for_stderr
 from mashbill.cli.recipes import PluginOption, RecipeArgument, SetOption, open_recipe, prepare_libraries
 from mashbill.cli.reply import Reply
+from mashbill.errors import RecipeError
 from mashbill.train.checks import check
+from mashbill.train.loading import Loaded
 
 if TYPE_CHECKING:
     from mashbill.train.import_recipe import Imported
@@ -34,6 +36,7 @@ def import_(  # noqa: PLR0917  # options of a command line
     lines: list[str] = []
     values: dict[str, object] = {}
     if write_rows:
+        _check_all_but_rows(loaded, teacher)
         from mashbill.train.import_recipe import write_captured_rows
 
         rows = write_captured_rows(loaded, capture, config=config)
@@ -43,12 +46,29 @@ def import_(  # noqa: PLR0917  # options of a command line
             lines.append(f"  {rows.n_lost:,} left out: their text does not give their tokens back")
         if rows.n_long:
             lines.append(f"  {rows.n_long:,} left out: longer than data.max_length={loaded.recipe.data.max_length}")
-    check(loaded, is_captured=False)
-    from mashbill.train.import_recipe import import_recipe
+    try:
+        check(loaded, is_captured=False)
+        from mashbill.train.import_recipe import import_recipe
 
-    done = import_recipe(loaded, capture, teacher=teacher, config=config, progress=for_stderr())
+        done = import_recipe(loaded, capture, teacher=teacher, config=config, progress=for_stderr())
+    except BaseException:  # rows that this command has made are made again by the next
+        if write_rows:
+            loaded.resolve(loaded.recipe.data.train).unlink()
+        raise
     values["stores"] = [_facts(one) for one in done]
     return Reply([*lines, *(line for one in done for line in _lines(one))], values)
+
+
+def _check_all_but_rows(loaded: Loaded, teacher: str | None) -> None:
+    from mashbill.train.import_recipe import teacher_of
+
+    teacher_of(loaded, teacher)
+    try:
+        check(loaded, is_captured=False)
+    except RecipeError as error:
+        others = [problem for problem in error.problems if problem.where != loaded.where("data.train")]
+        if others:
+            raise RecipeError(others) from None
 
 
 def _lines(one: "Imported") -> list[str]:
@@ -74,10 +94,12 @@ def _lines(one: "Imported") -> list[str]:
 
 def difference_lines(found: "Difference") -> list[str]:
     """Say how far stored answers are from those of today."""
+    beside = f", beside {100 * found.infinite:.1f} % of positions where nothing is left for others and it is infinite"
+    infinite = beside if found.infinite else ""
     return [
         f"  asked again about {found.n_positions:,} positions of {found.n_rows} rows: log-probabilities are off by "
         f"{found.mean:.1e} nats on average, {found.largest:.1e} at most ({found.where})",
-        f"  KL lost {found.lost:.2e} nats, {found.cut:.2e} of it by keeping no more entries; "
+        f"  KL lost {found.lost:.2e} nats, {found.cut:.2e} of it by keeping no more entries{infinite}; "
         f"the most probable entry is the same at {100 * found.agreement:.1f} % of the positions",
     ]
 

@@ -25,13 +25,11 @@ def verify(
     plugin: PluginOption = None,
 ) -> Reply:
     """Read every byte of a store, and say whether it is what was written."""
-    from mashbill.teachers.store.plan import FILE
-    from mashbill.teachers.store.verifying import verify as verify_store
+    from mashbill.teachers.store.verifying import verify_all
 
-    inside = sorted(one.parent for one in store.glob(f"*/{FILE}")) or [store]
-    lines, values, code = [], [], 0
-    for place in inside:
-        health = verify_store(place, progress=for_stderr())
+    found, of_folder = verify_all(store, progress=for_stderr())
+    lines, values, code = [problem.render() for problem in of_folder], [], CorruptionError.exit_code if of_folder else 0
+    for place, health in found.items():
         problems = list(health.problems)
         lines.append(
             f"{place}: {health.n_rows:,} rows, {health.n_positions:,} positions, {health.n_bytes:,} bytes proved"
@@ -56,7 +54,7 @@ def verify(
             }
         )
         code = max(code, CorruptionError.exit_code if problems else MashbillError.exit_code if health.missing else 0)
-    return Reply(lines, {"stores": values}, code)
+    return Reply(lines, {"stores": values, "problems": [problem.facts() for problem in of_folder]}, code)
 
 
 def _asked_again(

@@ -189,6 +189,13 @@ def _class_mass(
     return (mass + n_unstored * share)[..., :-1]
 
 
+def listed_class_mass(topk: TopK, classes: Int[Tensor, " V"], n_classes: int) -> Float[Tensor, "*batch C"]:
+    """Return the mass of each class on stored entries alone: the least that it can be; ``-1`` is none."""
+    index = _with_spare(classes, n_classes)[topk.ids.clamp_min(0).long()]
+    stored = numerics.widen(topk.logprobs).exp().masked_fill(topk.ids < 0, 0)
+    return _summed(stored, index, n_classes + 1)[..., :-1]
+
+
 def mass_by_class(
     probabilities: Float[Tensor, "*batch V"], classes: Int[Tensor, " V"], n_classes: int
 ) -> Float[Tensor, "*batch C"]:

@@ -16,6 +16,7 @@ from mashbill.distributions.statistics import Statistics
 from mashbill.distributions.topk import TopK
 from mashbill.shapes import Bool, Float, Int, Tensor
 from mashbill.teachers.alignment import Aligned, UnalignableError, align
+from mashbill.teachers.entry_classes import NO_CLASSES, EntryClasses
 from mashbill.teachers.positions import Reading
 from mashbill.teachers.protocol import Inputs, Scored, Teacher
 from mashbill.teachers.shared_tokens import ROOM, SharedColumns, SharedTokens
@@ -36,6 +37,7 @@ class AlignedTeacher:
         own: Bytes of the teacher's.
         shared: The tokens that both have.
         tokenizer: The teacher's.
+        classes: Whose mass ``inner`` measures.
     """
 
     inner: Teacher
@@ -43,6 +45,7 @@ class AlignedTeacher:
     own: TokenBytes
     shared: SharedTokens
     tokenizer: Any
+    classes: EntryClasses = NO_CLASSES
 
     @property
     def id(self) -> str:
@@ -67,7 +70,7 @@ class AlignedTeacher:
         partner = partner.masked_fill(~inputs.mask, -1)
         told = partner >= 0
         if not bool(told.any()):
-            return Scored(*_nothing(inputs.mask.shape, self.shared.n_student), refused)
+            return self.classes.measured(Scored(*_nothing(inputs.mask.shape, self.shared.n_student), refused))
         answer = self.inner.score(_asked(inputs, rows, partner, told))
         return Scored(*_at(answer, partner, told), {**answer.refused, **refused})
 
@@ -156,7 +159,13 @@ def _even(n_entries: int) -> dict[str, float]:
 
 
 def aligned(
-    teacher_id: str, student_tokenizer: Any, tokenizer: Any, n_entries: int, opened: Callable[[Reading], Teacher]
+    teacher_id: str,
+    student_tokenizer: Any,
+    tokenizer: Any,
+    n_entries: int,
+    opened: Callable[[Reading], Teacher],
+    *,
+    classes: EntryClasses = NO_CLASSES,
 ) -> AlignedTeacher:
     """Return a teacher that is heard in the student's tokens.
 
@@ -166,6 +175,7 @@ def aligned(
         tokenizer: The teacher's.
         n_entries: ``V`` of the student.
         opened: Makes the teacher that reads its own ids, from what its output says of the student's entries.
+        classes: Whose mass that teacher measures.
 
     Raises:
         VocabularyError: A tokenizer's tokens have no certain bytes, or the two share none.
@@ -173,7 +183,7 @@ def aligned(
     student = TokenBytes.of(student_tokenizer, owner="the student")
     own = TokenBytes.of(tokenizer, owner=f"teacher `{teacher_id}`")
     shared = SharedTokens.of(student, own, n_student=n_entries, teacher_id=teacher_id)
-    return AlignedTeacher(opened(SharedColumns.of(shared)), student, own, shared, tokenizer)
+    return AlignedTeacher(opened(SharedColumns.of(shared)), student, own, shared, tokenizer, classes)
 
 
 def mapped_mass(statistics: Statistics, *, unshared: int) -> Float[Tensor, "*batch"]:

@@ -15,6 +15,7 @@ from mashbill.errors import MashbillError, TeacherError
 from mashbill.shapes import Float, Tensor
 from mashbill.teachers.adapter_folder import AdapterFolder
 from mashbill.teachers.bases import Base, Bases, OffLoad, model_folder
+from mashbill.teachers.entry_classes import NO_CLASSES, EntryClasses
 from mashbill.teachers.folder import ModelFolder
 from mashbill.teachers.labels import LabelMap, Outside
 from mashbill.teachers.opening import DType, by_length, open_tokenizer
@@ -44,6 +45,7 @@ class LocalClassifier:
         is_trusted: Code that lies in the folder may run.
         source: What the model is called in messages and records; the folder's name if left out.
         bases: Open models to share; teachers with the same model, dtype and device have it in memory once.
+        classes: Of the student's labels, whose mass is measured.
 
     Raises:
         MashbillError: The folder is missing or holds what must not be loaded, or the model is no single-label
@@ -68,8 +70,9 @@ class LocalClassifier:
         is_trusted: bool = False,
         source: str | None = None,
         bases: Bases | None = None,
+        classes: EntryClasses = NO_CLASSES,
     ) -> None:
-        self.id, self.source = id, source or Path(path).name
+        self.id, self.source, self.classes = id, source or Path(path).name, classes
         self.folder = model_folder(path, None, is_trusted=is_trusted)
         self.folder.require_head("classifier", teacher_id=id)
         self.outside: Outside = outside
@@ -133,7 +136,7 @@ class LocalClassifier:
             )
         listed = torch.ones_like(logprobs, dtype=torch.bool)
         one = self.labels.translate(logprobs.exp(), listed, outside=self.outside)
-        return Scored(one, measure(one, labels=inputs.labels))
+        return self.classes.measured(Scored(one, measure(one, labels=inputs.labels)))
 
     def identity(self) -> Mapping[str, str]:
         """Return the sha256 of weights and configuration, the tokenizer, and every option that changes answers."""
@@ -145,6 +148,7 @@ class LocalClassifier:
             "labels": self.labels.digest,
             "outside": self.outside,
             "dtype": self.dtype,
+            **self.classes.pins,
             **({} if self.place.kind == "cpu" else {"device": self.place.kind}),
         }
 

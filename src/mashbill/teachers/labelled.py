@@ -15,6 +15,7 @@ from mashbill import plugins
 from mashbill.distributions.statistics import measure
 from mashbill.errors import MashbillError, TeacherError
 from mashbill.shapes import Bool, Float, Tensor
+from mashbill.teachers.entry_classes import NO_CLASSES, EntryClasses
 from mashbill.teachers.labels import LabelMap, Outside
 from mashbill.teachers.protocol import CallableTeacher, Inputs, Scored
 
@@ -35,6 +36,7 @@ class LabelledTeacher:
             as mass on no label in particular.
         source: Name of the plug-in, for lineage.
         options: What the plug-in was made with, for lineage.
+        classes: Of the student's labels, whose mass is measured.
 
     Raises:
         VocabularyError: No label is common, or ``mapping`` names a label that does not exist.
@@ -47,6 +49,7 @@ class LabelledTeacher:
     outside: Outside = "condition"
     source: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    classes: EntryClasses = NO_CLASSES
 
     def __post_init__(self) -> None:
         _ = self.labels  # labels that do not fit are refused here, not at the first row
@@ -74,7 +77,7 @@ class LabelledTeacher:
         """
         probabilities, listed = self._ask(inputs)
         distribution = self.labels.translate(probabilities, listed, outside=self.outside)
-        return Scored(distribution, measure(distribution, labels=inputs.labels))
+        return self.classes.measured(Scored(distribution, measure(distribution, labels=inputs.labels)))
 
     def identity(self) -> Mapping[str, str]:
         """Return plug-in, package and version, labels and options; a plug-in may add a ``version`` of its own."""
@@ -86,6 +89,7 @@ class LabelledTeacher:
             "labels": self.labels.digest,
             "outside": self.outside,
             "options": json.dumps(dict(self.options), sort_keys=True, default=str),
+            **self.classes.pins,
         }
 
     def _ask(self, inputs: Inputs) -> tuple[Float[Tensor, "B N"], Bool[Tensor, "B N"]]:

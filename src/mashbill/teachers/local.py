@@ -15,6 +15,7 @@ from mashbill.errors import TeacherError, VocabularyError
 from mashbill.shapes import Float, Int, Tensor
 from mashbill.teachers.adapter_folder import AdapterFolder
 from mashbill.teachers.bases import Base, Bases, OffLoad, model_folder
+from mashbill.teachers.entry_classes import NO_CLASSES, EntryClasses
 from mashbill.teachers.opening import DType, by_length, context_length, open_tokenizer
 from mashbill.teachers.placing import DeviceMap, Place
 from mashbill.teachers.positions import Columns, Reading, joined, require_numbers, score_logits, spread
@@ -42,6 +43,7 @@ class LocalCausalLM:
         bases: Open models to share; teachers with the same model, dtype and device have it in memory once.
         columns: What its output says of the student's entries, if its ids are its own: rows then come in its ids, and
             no vocabularies are compared. None for a teacher with the student's ids.
+        classes: Of the student's entries; their mass is measured of the full distribution.
 
     Raises:
         MashbillError: The folder is missing, or holds what must not be loaded or is no causal language model; the
@@ -67,8 +69,9 @@ class LocalCausalLM:
         source: str | None = None,
         bases: Bases | None = None,
         columns: Reading | None = None,
+        classes: EntryClasses = NO_CLASSES,
     ) -> None:
-        self.id, self.vocabulary = id, vocabulary
+        self.id, self.vocabulary, self.classes = id, vocabulary, classes
         self.dtype: DType = dtype
         self.top_k, self.batch_size = top_k, batch_size
         self.folder = model_folder(path, gguf_file, is_trusted=is_trusted)
@@ -122,7 +125,7 @@ class LocalCausalLM:
             counted = inputs.mask[rows, :length]
             logits = self._forward(model, inputs.input_ids[rows, :length], ends[rows]).flatten(0, 1)
             index, labels = counted.flatten().nonzero().squeeze(1), inputs.labels[rows, :length][counted]
-            parts.append(score_logits(logits, index, labels, self._columns, top_k=self.top_k))
+            parts.append(score_logits(logits, index, labels, self._columns, top_k=self.top_k, classes=self.classes))
             places.append((rows.unsqueeze(1) * n_positions + torch.arange(length))[counted])
         if not parts:
             raise ValueError("inputs.mask counts no position; there is nothing to ask")
@@ -148,6 +151,7 @@ class LocalCausalLM:
             "vocabulary": f"{self.vocabulary.digest} {len(self.vocabulary)}",
             "dtype": self.dtype,
             "top_k": str(self.top_k),
+            **self.classes.pins,
             **({} if self.place.kind == "cpu" else {"device": self.place.kind}),
         }
 

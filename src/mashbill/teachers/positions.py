@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -13,6 +13,7 @@ from mashbill.distributions.statistics import Statistics, measure
 from mashbill.distributions.topk import TopK
 from mashbill.errors import TeacherError
 from mashbill.shapes import Bool, Float, Int, Tensor
+from mashbill.teachers.entry_classes import NO_CLASSES, EntryClasses
 from mashbill.teachers.protocol import Inputs, Scored
 from mashbill.teachers.vocabulary import Vocabulary
 
@@ -84,6 +85,7 @@ def score_logits(
     columns: Reading,
     *,
     top_k: int | None,
+    classes: EntryClasses = NO_CLASSES,
 ) -> Scored:
     """Normalise, measure and cut the logits of some positions, a few at a time.
 
@@ -95,6 +97,7 @@ def score_logits(
         labels: What those are about; ``-100`` where unknown.
         columns: The student's entries, and what is said of them.
         top_k: Entries to keep; None keeps all.
+        classes: Whose mass is measured too.
 
     Returns:
         Distributions and statistics ``[P]`` on the CPU; NaN where the logits are no numbers.
@@ -105,7 +108,7 @@ def score_logits(
     for start in range(0, len(index), n_each):
         chunk = slice(start, start + n_each)
         whole = columns.read(logits[index[chunk]])
-        statistics = measure(whole, labels=labels[chunk])
+        statistics = replace(measure(whole, labels=labels[chunk]), class_mass=classes.mass(whole))
         parts.append(Scored(_moved(_kept(whole, top_k)), statistics.to("cpu")))
     return joined(parts)
 

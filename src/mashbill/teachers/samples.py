@@ -17,6 +17,7 @@ from mashbill.distributions.completions import from_counts
 from mashbill.distributions.statistics import Statistics
 from mashbill.distributions.topk import TopK
 from mashbill.shapes import Int, Tensor
+from mashbill.teachers.entry_classes import NO_CLASSES, EntryClasses
 from mashbill.teachers.protocol import Inputs, Scored
 
 CERTAINTY = frozenset({"entropy", "entropy_low", "gini", "margin", "max_logprob"})
@@ -39,6 +40,7 @@ class SampledTeacher:
         n_entries: ``V``.
         smoothing: Added to the count of each of the ``V`` entries.
         pins: What identifies the samples.
+        classes: Of the student's entries; their mass is the share of the samples.
     """
 
     id: str
@@ -46,6 +48,7 @@ class SampledTeacher:
     n_entries: int
     smoothing: float
     pins: Mapping[str, str]
+    classes: EntryClasses = NO_CLASSES
 
     def score(self, inputs: Inputs) -> Scored:
         """Return the distribution of the samples at each position, ``[B T S]``; all tail where there is none."""
@@ -61,7 +64,7 @@ class SampledTeacher:
                 for slot, (n, entry) in enumerate(told):
                     ids[b, t, slot], counts[b, t, slot] = entry, -n
         topk = from_counts(ids, counts, n_entries=self.n_entries, smoothing=self.smoothing, outside=outside)
-        return Scored(topk, _sure_of_nothing(topk, inputs.labels))
+        return self.classes.measured(Scored(topk, _sure_of_nothing(topk, inputs.labels)))
 
     def n_samples(self, inputs: Inputs) -> Int[Tensor, "B T"]:
         """Return how many samples there are of the answer at each position."""
@@ -70,7 +73,7 @@ class SampledTeacher:
 
     def identity(self) -> Mapping[str, str]:
         """Return the sha256 of the file and every option that changes what is made of it."""
-        return {"kind": "samples", **self.pins, "smoothing": repr(self.smoothing)}
+        return {"kind": "samples", **self.pins, "smoothing": repr(self.smoothing), **self.classes.pins}
 
     def _found(self, inputs: Inputs) -> list[list[Mapping[int, int]]]:
         none: Mapping[int, int] = {}

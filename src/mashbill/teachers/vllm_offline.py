@@ -21,6 +21,7 @@ from mashbill.teachers.bases import model_folder
 from mashbill.teachers.endpoint.asking import Failed, Listed, bad
 from mashbill.teachers.endpoint.assembling import assemble
 from mashbill.teachers.endpoint.replies import listed
+from mashbill.teachers.entry_classes import NO_CLASSES, EntryClasses
 from mashbill.teachers.opening import DType, open_tokenizer
 from mashbill.teachers.protocol import Inputs, Scored
 from mashbill.teachers.vocabulary import Vocabulary, require_agreement
@@ -41,6 +42,7 @@ class OfflineVllm:
         options: Further settings of ``vllm.LLM``, such as ``tensor_parallel_size``.
         is_trusted: Code that lies in the folder may run.
         source: What the model is called in messages and records; the folder's name if left out.
+        classes: Of the student's entries, whose listed mass is measured.
         open_engine: Makes the engine from its settings, and what a prompt is asked with; ``vllm`` if left out.
 
     Raises:
@@ -59,9 +61,10 @@ class OfflineVllm:
         options: Mapping[str, Any] | None = None,
         is_trusted: bool = False,
         source: str | None = None,
+        classes: EntryClasses = NO_CLASSES,
         open_engine: Callable[[Mapping[str, Any], int], tuple[Any, Any]] | None = None,
     ) -> None:
-        self.id, self.vocabulary, self.top_k = id, vocabulary, top_k
+        self.id, self.vocabulary, self.top_k, self.classes = id, vocabulary, top_k, classes
         self.dtype: DType = dtype
         self.options = dict(options or {})
         self.source = source or Path(path).name
@@ -104,7 +107,7 @@ class OfflineVllm:
                 answers[row] = self._read(output, prompts[row], asked[row])
             except Failed as failure:
                 raise self._failed(inputs, row, failure.reason) from failure
-        return assemble(answers, inputs, n_entries=len(self.vocabulary), refused={})
+        return self.classes.measured(assemble(answers, inputs, n_entries=len(self.vocabulary), refused={}))
 
     def identity(self) -> Mapping[str, str]:
         """Return the sha256 of weights and configuration, both vocabularies, the engine, and how it is set."""
@@ -118,6 +121,7 @@ class OfflineVllm:
             "top_k": str(self.top_k),
             "engine": f"vllm {_version()}, prefix caching off",
             "options": str(sorted(self.options.items())),
+            **self.classes.pins,
         }
 
     def _ask(self, inputs: Inputs, prompts: Mapping[int, Sequence[int]]) -> Sequence[Any]:

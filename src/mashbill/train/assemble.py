@@ -12,6 +12,7 @@ from mashbill.teachers.protocol import Teacher
 from mashbill.train import recipe
 from mashbill.train.build import build_operator, build_teachers
 from mashbill.train.callbacks import open_reporter
+from mashbill.train.classes import declared_classes
 from mashbill.train.corpus import Corpus, encode_sets
 from mashbill.train.data import read_rows
 from mashbill.train.engine import Job, Training
@@ -79,7 +80,8 @@ def build_parts(loaded: Loaded, data: Mapping[str, str]) -> Parts:
     operator = build_operator(given.weighting, ids)  # first: it fails fastest
     require_known_certainty(operator, given.teachers)
     student = build_student(given.student, base, given.train.seed)
-    teachers = build_teachers(given.teachers, student, base, data=given.data)
+    classes = declared_classes(loaded, student)
+    teachers = build_teachers(given.teachers, student, base, data=given.data, classes=classes)
     critical = given.critical.labels if given.critical else ()
     paths = {TRAIN: given.data.train, **given.data.eval}
     sets = {name: read_rows(loaded.resolve(path), given.data, critical_labels=critical) for name, path in paths.items()}

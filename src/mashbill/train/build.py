@@ -8,6 +8,7 @@ from typing import Any, Literal
 from mashbill import plugins
 from mashbill.errors import MashbillError, VocabularyError
 from mashbill.teachers.bases import Bases
+from mashbill.teachers.entry_classes import NO_CLASSES, EntryClasses
 from mashbill.teachers.labelled import LabelledTeacher
 from mashbill.teachers.protocol import CallableTeacher, Teacher
 from mashbill.train import recipe
@@ -55,7 +56,12 @@ def needs_scorecard(operator: WeightOperator, weighting: recipe.Weighting) -> bo
 
 
 def build_teachers(
-    given: Sequence[recipe.Teacher], student: Student, base: Path, *, data: recipe.Data | None = None
+    given: Sequence[recipe.Teacher],
+    student: Student,
+    base: Path,
+    *,
+    data: recipe.Data | None = None,
+    classes: EntryClasses = NO_CLASSES,
 ) -> list[Teacher]:
     """Return the recipe's teachers, each speaking the student's vocabulary.
 
@@ -64,13 +70,15 @@ def build_teachers(
         student: Whose vocabulary they have to speak.
         base: Where relative paths begin.
         data: What the columns of files of samples mean.
+        classes: Of the student's entries, whose mass each of them measures.
 
     Raises:
         MashbillError: A plug-in does not exist or does not take its options, or a model cannot be loaded.
         VocabularyError: A teacher's entries do not mean what the student's mean.
     """
     bases = Bases()  # teachers that are adapters of one model share it
-    return [build_teacher(number, spec, student, base, bases=bases, data=data) for number, spec in enumerate(given)]
+    shared = {"bases": bases, "data": data, "classes": classes}
+    return [build_teacher(number, spec, student, base, **shared) for number, spec in enumerate(given)]
 
 
 def build_teacher(
@@ -81,6 +89,7 @@ def build_teacher(
     *,
     bases: Bases | None = None,
     data: recipe.Data | None = None,
+    classes: EntryClasses = NO_CLASSES,
 ) -> Teacher:
     """Return one of the recipe's teachers, the ``number``-th; one with a store answers from it.
 
@@ -91,26 +100,28 @@ def build_teacher(
         base: Where relative paths begin.
         bases: Open models that it may share with others.
         data: What the columns of a file of samples mean.
+        classes: Of the student's entries, whose mass it measures.
     """
     where = f"teachers[{number}]"
     if spec.store is not None:
         asked = spec.model_copy(update={"store": None})
-        live = (
-            partial(build_teacher, number, asked, student, base, bases=bases, data=data) if spec.can_be_asked else None
-        )
-        return open_store(spec, base / spec.store, student.vocabulary, live)
+        live = partial(build_teacher, number, asked, student, base, bases=bases, data=data, classes=classes)
+        opened = live if spec.can_be_asked else None
+        return open_store(spec, base / spec.store, student.vocabulary, opened, classes=classes)
     if spec.plugin is not None:
-        return _plugin_teacher(where, spec, student)
+        return _plugin_teacher(where, spec, student, classes)
     if spec.endpoint is not None:
-        return endpoint_teacher(spec, student)
+        return endpoint_teacher(spec, student, classes=classes)
     if spec.samples is not None:
-        return sampled_teacher(spec, student, base, data)
+        return sampled_teacher(spec, student, base, data, classes=classes)
     labels = student_labels(student) if student.kind == "classifier" else None
     tokenizer = getattr(student, "tokenizer", None)
-    return local_teacher(spec, student.vocabulary, base, labels=labels, bases=bases or Bases(), tokenizer=tokenizer)
+    return local_teacher(
+        spec, student.vocabulary, base, labels=labels, bases=bases or Bases(), tokenizer=tokenizer, classes=classes
+    )
 
 
-def _plugin_teacher(where: str, spec: recipe.Teacher, student: Student) -> Teacher:
+def _plugin_teacher(where: str, spec: recipe.Teacher, student: Student, classes: EntryClasses) -> Teacher:
     assert spec.plugin is not None, "the caller looked"
     if student.kind != "classifier":
         raise VocabularyError(
@@ -127,6 +138,7 @@ def _plugin_teacher(where: str, spec: recipe.Teacher, student: Student) -> Teach
         outside=spec.outside,
         source=spec.plugin,
         options=spec.options,
+        classes=classes,
     )
 
 

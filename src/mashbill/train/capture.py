@@ -23,7 +23,9 @@ from mashbill.teachers.store.capturing import (
 from mashbill.teachers.store.files import read_note
 from mashbill.teachers.store.layout import Layout
 from mashbill.teachers.store.plan import Plan
+from mashbill.teachers.store.sets import list_sets
 from mashbill.train.assemble import TRAIN
+from mashbill.train.classes import declared_classes
 from mashbill.train.crew import fill_together, require_one_who_asks, usual_workers
 from mashbill.train.filling import Task, ask_of, askable_teachers
 from mashbill.train.loading import Loaded
@@ -109,6 +111,9 @@ def capture_recipe(
         _require_answers(left, teachers, sets)
         for task in tasks:
             begin(task.folder, task.plan)
+    for top in dict.fromkeys(task.folder.parent for task in tasks):
+        list_sets(top, (task.folder.name for task in tasks if task.folder.parent == top))
+    if left:
         _lay_down_questions(left, sets, share)
         if fill_with is not None:
             fill_with(loaded, left, share, shown)
@@ -125,7 +130,8 @@ def _tasks(
     loaded: Loaded, student: Student, teachers: Mapping[int, Teacher], sets: Mapping[str, Questions]
 ) -> Iterator[Task]:
     options = loaded.recipe.capture
-    layout = Layout(student.n_entries, k=options.k, mass=options.mass, unit=options.unit)
+    classes = declared_classes(loaded, student).names
+    layout = Layout(student.n_entries, k=options.k, mass=options.mass, unit=options.unit, classes=classes)
     shards = {name: each.shards(at_most=options.shard_positions) for name, each in sets.items()}
     for number, teacher in teachers.items():
         spec = loaded.recipe.teachers[number]
@@ -195,7 +201,7 @@ def _lay_down_questions(tasks: Sequence[Task], sets: Mapping[str, Questions], wo
 
 
 def _summary(task: Task) -> Captured:
-    notes = [note for shard in task.plan.shards if (note := read_note(task.folder, shard)) is not None]
+    notes = [note for shard in task.plan.shards if (note := read_note(task.folder, task.plan, shard)) is not None]
     positions, kept = sum(one.n_positions for one in notes), sum(one.n_kept for one in notes)
     n_measured, lost = sum(one.n_measured for one in notes), [one.lost for one in notes]
     return Captured(

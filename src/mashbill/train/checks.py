@@ -17,6 +17,7 @@ from mashbill.train.check_models import check_models, student_labels
 from mashbill.train.check_tables import Names
 from mashbill.train.check_teaching import check_teaching
 from mashbill.train.check_weighting import check_constructible, check_weighting, safety_needs, scorecard_needs
+from mashbill.train.classes import check_classes
 from mashbill.train.data import Row
 from mashbill.train.loading import Loaded
 
@@ -73,6 +74,7 @@ def check(loaded: Loaded, *, limit: int | None = 20_000, is_captured: bool = Tru
     labels = _labels(loaded, problems)
     problems += check_models(loaded, labels, is_captured=is_captured)
     problems += check_teaching(loaded)
+    problems += check_classes(loaded, labels)
     problems += check_critical(loaded, labels)
     sources = read_sources(loaded, problems, limit=limit)
     for source in sources:

@@ -12,6 +12,7 @@ from mashbill.train.loading import Loaded
 
 if TYPE_CHECKING:
     from mashbill.teachers.endpoint.teacher import EndpointTeacher
+    from mashbill.teachers.entry_classes import EntryClasses
     from mashbill.train.protocol import Student
 
 
@@ -45,7 +46,7 @@ def check_endpoint(
         yield loaded.problem(f"{key}.key_variable", what, f"export {given.key_variable}=...")
 
 
-def endpoint_teacher(spec: recipe.Teacher, student: "Student") -> "EndpointTeacher":
+def endpoint_teacher(spec: recipe.Teacher, student: "Student", *, classes: "EntryClasses") -> "EndpointTeacher":
     """Return the teacher that asks a recipe's endpoint; it asks nothing yet.
 
     Raises:
@@ -64,4 +65,5 @@ def endpoint_teacher(spec: recipe.Teacher, student: "Student") -> "EndpointTeach
         )
     tokens = TokenBytes.of(tokenizer, owner="the student")
     settings = Settings(**spec.endpoint.model_dump())
-    return EndpointTeacher(spec.id, settings, student.vocabulary, tokens, probe=probe_of(tokenizer, tokens))
+    probe = probe_of(tokenizer, tokens)
+    return EndpointTeacher(spec.id, settings, student.vocabulary, tokens, probe=probe, classes=classes)

@@ -14,6 +14,7 @@ from mashbill.teachers.store.columns import Answered
 from mashbill.teachers.store.files import read_note
 from mashbill.teachers.store.plan import Plan, Shard
 from mashbill.train.build import build_teacher
+from mashbill.train.classes import declared_classes
 from mashbill.train.loading import Loaded
 from mashbill.train.protocol import Student
 
@@ -42,7 +43,7 @@ class Task:
 
     def left(self, work: Work) -> tuple[Shard, ...]:
         """Return this machine's shards that are not there yet."""
-        return tuple(one for one in work.of(self.plan) if read_note(self.folder, one) is None)
+        return tuple(one for one in work.of(self.plan) if read_note(self.folder, self.plan, one) is None)
 
 
 def askable_teachers(loaded: Loaded, student: Student) -> dict[int, Teacher]:
@@ -51,12 +52,13 @@ def askable_teachers(loaded: Loaded, student: Student) -> dict[int, Teacher]:
     Raises:
         MashbillError: There is none, or one cannot be built.
     """
-    options, bases = loaded.recipe.capture, Bases()
+    options = loaded.recipe.capture
+    shared = {"bases": Bases(), "classes": declared_classes(loaded, student)}
     found = {}
     for number, spec in enumerate(loaded.recipe.teachers):
         if spec.store is not None and spec.can_be_asked:
             asked = spec.model_copy(update={"top_k": options.k, "store": None})
-            found[number] = build_teacher(number, asked, student, loaded.path.parent, bases=bases)
+            found[number] = build_teacher(number, asked, student, loaded.path.parent, **shared)
     if not found:
         raise MashbillError(
             "no teacher has a `store` to capture into",

@@ -6,18 +6,21 @@ from pathlib import Path
 
 from mashbill.errors import MashbillError
 from mashbill.progress import Progress
+from mashbill.teachers.entry_classes import EntryClasses
 from mashbill.teachers.protocol import Teacher
 from mashbill.teachers.store.distillkit_files import Capture
 from mashbill.teachers.store.plan import Plan
+from mashbill.teachers.store.sets import list_sets
 from mashbill.train import recipe
 from mashbill.train.assemble import TRAIN
 from mashbill.train.build import build_teacher
 from mashbill.train.capture import folder_of
 from mashbill.train.captured_rows import Written, write_rows
 from mashbill.train.causal import CausalStudent
+from mashbill.train.classes import declared_classes
 from mashbill.train.corpus import Corpus, encode_sets
 from mashbill.train.data import read_rows
-from mashbill.train.importing import Index, Source, import_set
+from mashbill.train.importing import Index, Source, import_set, plan_of, require_room_for
 from mashbill.train.loading import Loaded
 from mashbill.train.reconstruction import Reconstruction
 from mashbill.train.rescoring import Difference
@@ -71,26 +74,24 @@ def import_recipe(
     number, spec, store = teacher_of(loaded, teacher)
     source = Capture.open(folder, config)
     student = _student(loaded)
-    live = _live(loaded, number, spec, student)
+    classes = declared_classes(loaded, student)
+    live = _live(loaded, number, spec, student, classes)
     index = Index(source)
     sets = {
-        name: Source(source, index.places(corpus, where=_where(loaded, name)), corpus, student.n_entries)
+        name: Source(source, index.places(corpus, where=_where(loaded, name)), corpus, student.n_entries, classes)
         for name, corpus in _corpora(loaded, student).items()
     }
     looked = {name: (one.form(), None if live is None else one.against(live)) for name, one in sets.items()}
-    identity = imported_identity(source.identity(), live)
+    identity = imported_identity({**source.identity(), **classes.pins}, live)
+    pins = {"teacher": identity, "vocabulary": student.vocabulary.digest}
+    plans = {name: plan_of(one, **pins, at_most=loaded.recipe.capture.shard_positions) for name, one in sets.items()}
+    require_room_for(list(plans.values()), store)
     done = []
     for name, one in sets.items():
         place = folder_of(store, name)
-        plan = import_set(
-            one,
-            place,
-            teacher=identity,
-            vocabulary=student.vocabulary.digest,
-            at_most=loaded.recipe.capture.shard_positions,
-            progress=progress,
-        )
-        done.append(Imported(spec.id, "train" if name == TRAIN else name, place, plan, *looked[name]))
+        import_set(one, place, plans[name], progress=progress)
+        list_sets(store, [place.name])
+        done.append(Imported(spec.id, "train" if name == TRAIN else name, place, plans[name], *looked[name]))
     return done
 
 
@@ -146,11 +147,13 @@ def _student(loaded: Loaded) -> CausalStudent:
     return student
 
 
-def _live(loaded: Loaded, number: int, spec: recipe.Teacher, student: CausalStudent) -> Teacher | None:
+def _live(
+    loaded: Loaded, number: int, spec: recipe.Teacher, student: CausalStudent, classes: EntryClasses
+) -> Teacher | None:
     if not spec.can_be_asked:
         return None
     asked = spec.model_copy(update={"store": None, "top_k": None})
-    return build_teacher(number, asked, student, loaded.path.parent, data=loaded.recipe.data)
+    return build_teacher(number, asked, student, loaded.path.parent, data=loaded.recipe.data, classes=classes)
 
 
 def _corpora(loaded: Loaded, student: CausalStudent) -> Mapping[str, Corpus]:

@@ -1,6 +1,7 @@
 """From a capture that DistillKit wrote to stores of our own: rows are found again by their tokens."""
 
 import hashlib
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,9 @@ from mashbill.distributions.topk import TopK
 from mashbill.errors import DataError, MashbillError
 from mashbill.progress import Progress
 from mashbill.shapes import Int, Tensor
+from mashbill.teachers.entry_classes import NO_CLASSES, EntryClasses
 from mashbill.teachers.protocol import Scored, Teacher
-from mashbill.teachers.store.capturing import capture
+from mashbill.teachers.store.capturing import RESERVE, capture, expected_bytes, require_room
 from mashbill.teachers.store.columns import Answered, joined
 from mashbill.teachers.store.content import content_of
 from mashbill.teachers.store.distillkit_files import Capture, Place, as_topk
@@ -26,8 +28,6 @@ from mashbill.train.rescoring import Difference, difference, flat, sample_of
 
 SAMPLE = 16
 """Rows that are looked at before anything is written."""
-MOST_LOST = 1.0
-"""Nats. A capture that loses more than this against a teacher, on average, is not that teacher's."""
 
 
 class Index:
@@ -76,12 +76,14 @@ class Source:
         places: Of each row of the corpus.
         corpus: The rows.
         n_entries: ``V``.
+        classes: Of the student's entries; the mass of what was captured of them.
     """
 
     capture: Capture
     places: Sequence[Place]
     corpus: Corpus
     n_entries: int
+    classes: EntryClasses = NO_CLASSES
 
     def answered(self, number: int) -> Answered:
         """Return what was captured about one row.
@@ -108,7 +110,7 @@ class Source:
             (tokens,),
             np.array([0, len(where)]),
             where.numpy(),
-            Scored(topk, _measured(topk, inputs.labels[0][where])),
+            self.classes.measured(Scored(topk, _measured(topk, inputs.labels[0][where]))),
             ("",),
         )
 
@@ -137,45 +139,50 @@ class Source:
             parts.append((flat(live.score(inputs), inputs.mask), kept.scored.distribution))
             names += [f"row `{inputs.row_ids[0]}`, position {place}" for place in kept.positions.tolist()]
         found = difference(parts, names)
-        if found.lost - found.cut > MOST_LOST:
+        if found.is_of_another:
             raise MashbillError(
-                f"the capture is not that of teacher `{live.id}`: it is {found.lost - found.cut:.2f} nats off",
+                f"the capture is not that of teacher `{live.id}`",
                 where=str(self.capture.folder),
-                why=f"{found.n_rows} rows were asked about again; the most probable entry is the same at "
-                f"{100 * found.agreement:.0f} % of the positions",
+                why=f"{found.n_rows} rows were asked about again: the most probable entry is the same at "
+                f"{100 * found.agreement:.0f} % of the positions, and half of them have lost more than "
+                f"{found.typical:.2f} nats beside what was cut off",
                 help="name the teacher that was captured, or leave `model` out to import without a comparison",
             )
         return found
 
 
-def import_set(
-    source: Source,
-    folder: Path,
-    *,
-    teacher: Mapping[str, str],
-    vocabulary: str,
-    at_most: int,
-    progress: Progress | None,
-) -> Plan:
-    """Write the store of one set of rows; killed, the same call goes on.
+def plan_of(source: Source, *, teacher: Mapping[str, str], vocabulary: str, at_most: int) -> Plan:
+    """Return what the store of one set of rows is to hold.
 
     Args:
         source: Where the rows come from.
-        folder: Of the store.
         teacher: What pins the capture down.
         vocabulary: The sha256 of the student's map from ids to tokens.
         at_most: Positions of a shard.
-        progress: Shown the pace of the work.
     """
     shards = cut(source.corpus.n_counted.tolist(), _contents(source.corpus), at_most=at_most)
-    layout = Layout(source.n_entries, k=min(source.capture.settings.k, source.n_entries))
-    plan = Plan(teacher, vocabulary, layout, shards)
+    k, classes = min(source.capture.settings.k, source.n_entries), source.classes.names
+    return Plan(teacher, vocabulary, Layout(source.n_entries, k=k, classes=classes), shards)
+
+
+def require_room_for(plans: Sequence[Plan], store: Path) -> None:
+    """Refuse an import for which the disk is too small.
+
+    Raises:
+        MashbillError: It is.
+    """
+    place = next(one for one in (store, *store.absolute().parents) if one.exists())
+    needed = sum(expected_bytes(plan, plan.n_positions) for plan in plans)
+    require_room(place, free=shutil.disk_usage(place).free, needed=needed, reserve=RESERVE)
+
+
+def import_set(source: Source, folder: Path, plan: Plan, *, progress: Progress | None) -> None:
+    """Write the store of one set of rows; killed, the same call goes on."""
 
     def ask(shard: Shard) -> Answered:
         return joined([source.answered(shard.first + n) for n in range(shard.n_rows)])
 
     capture(folder, plan, ask, progress=progress)
-    return plan
 
 
 def _contents(corpus: Corpus) -> Iterator[bytes]:

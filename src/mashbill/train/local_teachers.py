@@ -8,6 +8,7 @@ from mashbill.errors import VocabularyError
 from mashbill.teachers.aligned import aligned
 from mashbill.teachers.bases import Bases, model_folder
 from mashbill.teachers.classifier import LocalClassifier
+from mashbill.teachers.entry_classes import NO_CLASSES, EntryClasses
 from mashbill.teachers.local import LocalCausalLM
 from mashbill.teachers.opening import open_tokenizer
 from mashbill.teachers.positions import Reading
@@ -25,6 +26,7 @@ def local_teacher(
     labels: Sequence[str] | None,
     bases: Bases,
     tokenizer: Any = None,
+    classes: EntryClasses = NO_CLASSES,
 ) -> Teacher:
     """Return the teacher that a recipe describes.
 
@@ -35,12 +37,13 @@ def local_teacher(
         labels: The student's, if it is a classifier.
         bases: Open models that it may share.
         tokenizer: The student's; for teachers that have another one.
+        classes: Of the student's entries, whose mass it measures.
 
     Raises:
         MashbillError: Something that it names is not there, or is not what a teacher can be.
         VocabularyError: Its ids or labels do not mean what the student's mean.
     """
-    options = local_options(spec, base, bases)
+    options = {**local_options(spec, base, bases), "classes": classes}
     if spec.engine == "vllm":
         return _on_vllm(spec, vocabulary, options)
     if spec.align is not None:
@@ -65,13 +68,13 @@ def _aligned(spec: recipe.Teacher, vocabulary: Vocabulary, tokenizer: Any, optio
             spec.id, vocabulary=vocabulary, gguf_file=spec.gguf_file, top_k=spec.top_k, columns=columns, **options
         )
 
-    return aligned(spec.id, tokenizer, own, len(vocabulary), opened)
+    return aligned(spec.id, tokenizer, own, len(vocabulary), opened, classes=options["classes"])
 
 
 def _on_vllm(spec: recipe.Teacher, vocabulary: Vocabulary, options: dict[str, Any]) -> Teacher:
     from mashbill.teachers.vllm_offline import OfflineVllm
 
-    shared = {name: options[name] for name in ("path", "source", "dtype", "is_trusted")}
+    shared = {name: options[name] for name in ("path", "source", "dtype", "is_trusted", "classes")}
     return OfflineVllm(spec.id, vocabulary=vocabulary, top_k=spec.top_k, options=spec.options, **shared)
 
 

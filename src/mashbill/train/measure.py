@@ -11,6 +11,7 @@ from mashbill.progress import Progress
 from mashbill.train import metrics
 from mashbill.train.answers import at, first_rows, mark, n_rows_at_once, source_rows
 from mashbill.train.build import build_teachers
+from mashbill.train.classes import declared_classes
 from mashbill.train.corpus import Corpus, build_corpus
 from mashbill.train.data import read_rows
 from mashbill.train.evaluate import DEFAULT_CONFIDENCE, declares_critical
@@ -46,7 +47,8 @@ def measure_scorecard(loaded: Loaded, *, progress: Progress | None = None) -> Sc
     corpus = build_corpus(student, rows, max_length=recipe.data.max_length, teachers=names)
     _require_labels(corpus, where=str(recipe.data.scorecard))
     directory = loaded.resolve(recipe.output) / "teachers"
-    teachers = build_teachers(recipe.teachers, student, base, data=recipe.data)
+    classes = declared_classes(loaded, student)
+    teachers = build_teachers(recipe.teachers, student, base, data=recipe.data, classes=classes)
     corpus = without_refused(recipe.teachers, teachers, {"scorecard rows": corpus})[0]["scorecard rows"]
     if not directory.exists():
         require_answers(teachers, corpus)

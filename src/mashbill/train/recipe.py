@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from mashbill.teachers.endpoint.settings import require_url, require_variable
+from mashbill.train.classes import ClassName, Entries
 
 
 def _filled(value: Any) -> Any:
@@ -292,6 +293,7 @@ class Recipe(Section):
     critical: Critical | None = None
     sampling: Sampling = Sampling()
     train: Train = Train()
+    classes: dict[ClassName, Entries] = {}
     capture: Capture = Capture()
     compare: Compare | None = None
     output: FilePath

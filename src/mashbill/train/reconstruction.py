@@ -22,7 +22,8 @@ class Reconstruction:
 
     Attributes:
         n_positions: Positions looked at.
-        written: Most by which an entry can be off that is written as a number, in nats.
+        written: Most by which an entry can be off that is written as a number, in nats, dividing out what its list
+            sums to above 1, and the mass on ids that the student lacks, included.
         binned: The same for entries of which a curve and what it misses is written; None if there are none.
         fitted: Entries a position of which only a curve is written: for them the form has no bound.
         disorder: Largest rise along a list that should fall, in nats; half of it is an error that is certain.
@@ -48,10 +49,15 @@ def reconstruction_of(parts: Sequence[Restored], settings: Settings, n_entries: 
         DataError: Lists are no distributions.
     """
     first, last = settings.exact_k, settings.exact_k + settings.n_binned
-    off = torch.cat([part.error for part in parts])
+    read = [as_topk(part, n_entries) for part in parts]
+    moved = [
+        torch.where(topk.ids >= 0, (topk.logprobs - part.logprobs).abs(), 0)
+        for (topk, _), part in zip(read, parts, strict=True)
+    ]
+    off = torch.cat([part.error + shift for part, shift in zip(parts, moved, strict=True)])
     logprobs = torch.cat([part.logprobs for part in parts])
     known = logprobs.isfinite()
-    sums = torch.cat([as_topk(part, n_entries)[1] for part in parts])
+    sums = torch.cat([total for _, total in read])
     if float(sums.median()) > MOST:
         raise DataError(
             f"half of the captured lists sum to more than {MOST:g}: {float(sums.median()):.1e}",

@@ -13,6 +13,11 @@ from mashbill.shapes import Bool, Float, Int, Tensor
 from mashbill.teachers.protocol import Scored, Teacher
 from mashbill.train.corpus import Corpus
 
+MOST_LOST = 1.0
+"""Nats beyond the cut that half of the positions of an imported form may have lost."""
+LEAST_AGREEMENT = 0.5
+"""The form writes the most probable entry first and most exactly; at most positions it must be the teacher's."""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -24,8 +29,11 @@ class Difference:
         largest: Largest difference of a stored log-probability, in nats.
         where: Row and position of it.
         mean: Mean difference of a stored log-probability, in nats, each weighted by its probability.
+        infinite: Share of positions where what is stored leaves nothing for all other entries: the divergence there is
+            infinite, and the three figures below are of the others alone.
         lost: Mean KL divergence in nats from the teacher to what is stored, its tail spread evenly.
         cut: The part of it that no number of the same entries could avoid: they alone are kept, but exactly.
+        typical: Median of what is lost beyond that part, in nats.
         agreement: Share of positions whose most probable entry is the teacher's.
         apart: How far the lists of the worst position are apart, of a teacher that answers with lists: 0 for equal
             ones, 1 for lists with nothing in common.
@@ -37,11 +45,18 @@ class Difference:
     largest: float
     where: str
     mean: float
+    infinite: float
     lost: float
     cut: float
+    typical: float
     agreement: float
     apart: float = 0.0
     where_apart: str = ""
+
+    @property
+    def is_of_another(self) -> bool:
+        """Whether no cut and no curve excuses the difference: a capture in such a form is not this teacher's."""
+        return self.typical > MOST_LOST or self.agreement < LEAST_AGREEMENT
 
 
 def sample_of(corpus: Corpus, n_rows: int) -> Int[Tensor, " N"]:
@@ -77,7 +92,7 @@ def difference(parts: Sequence[tuple[Dense | TopK, Dense | TopK]], names: Sequen
     """
     if not names:
         raise MashbillError("there is no row to ask about again", help="the store has none that the teacher answered")
-    gaps, weights, lost, cut, same, apart = [], [], [], [], [], []
+    gaps, weights, lost, cut, same, infinite, apart = [], [], [], [], [], [], []
     for live, kept in parts:
         truth = dense(live).double()
         assert isinstance(kept, TopK), "a store keeps nothing else"
@@ -89,19 +104,24 @@ def difference(parts: Sequence[tuple[Dense | TopK, Dense | TopK]], names: Sequen
         gaps.append(torch.where(used, (said - kept.logprobs).abs(), 0).amax(dim=-1))
         weights.append((torch.where(used, said.exp() * (said - kept.logprobs).abs(), 0)).sum(dim=-1))
         exact = _cut_to(truth, kept)
+        infinite.append((kept.n_used < kept.n_entries) & (kept.log_tail <= numerics.LOG_ZERO))
         lost.append(_kl(truth, kept.densify()))
         cut.append(_kl(truth, exact.densify()))
         best = torch.where(kept.ids >= 0, kept.logprobs, -torch.inf).argmax(dim=-1, keepdim=True)
         same.append(kept.ids.gather(-1, best).squeeze(-1) == truth.argmax(dim=-1))
     gap, far = torch.cat(gaps), torch.cat(apart or [torch.zeros(len(names))])
+    is_infinite = torch.cat(infinite)
+    lost_of, cut_of = (torch.cat(each)[~is_infinite] for each in (lost, cut))
     return Difference(
         n_rows=len(parts),
         n_positions=len(gap),
         largest=float(gap.max()),
         where=names[int(gap.argmax())],
         mean=float(torch.cat(weights).mean()),
-        lost=float(torch.cat(lost).mean()),
-        cut=float(torch.cat(cut).mean()),
+        infinite=float(is_infinite.double().mean()),
+        lost=float(lost_of.mean()) if len(lost_of) else 0.0,
+        cut=float(cut_of.mean()) if len(cut_of) else 0.0,
+        typical=float((lost_of - cut_of).median()) if len(lost_of) else 0.0,
         agreement=float(torch.cat(same).double().mean()),
         apart=float(far.max()),
         where_apart=names[int(far.argmax())],

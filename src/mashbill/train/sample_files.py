@@ -4,6 +4,7 @@ from pathlib import Path
 
 from mashbill.durable import sha256_of
 from mashbill.errors import MashbillError
+from mashbill.teachers.entry_classes import NO_CLASSES, EntryClasses
 from mashbill.teachers.samples import OUTSIDE, SampledTeacher, Tally, tally_labels, tally_tokens
 from mashbill.train import recipe
 from mashbill.train.data import Row
@@ -11,7 +12,14 @@ from mashbill.train.protocol import Student
 from mashbill.train.sample_rows import read_samples
 
 
-def sampled_teacher(spec: recipe.Teacher, student: Student, base: Path, data: recipe.Data | None) -> SampledTeacher:
+def sampled_teacher(
+    spec: recipe.Teacher,
+    student: Student,
+    base: Path,
+    data: recipe.Data | None,
+    *,
+    classes: EntryClasses = NO_CLASSES,
+) -> SampledTeacher:
     """Return the teacher whose completions stand in a file.
 
     The file has the format and the columns of the recipe's data. Tokens are made as they are for training rows, so that
@@ -22,6 +30,7 @@ def sampled_teacher(spec: recipe.Teacher, student: Student, base: Path, data: re
         student: Whose tokens or labels count.
         base: Where relative paths begin.
         data: What the columns mean.
+        classes: Of the student's entries, whose share of the samples is measured.
 
     Raises:
         DataError: The file cannot be read, or a line cannot be used.
@@ -44,7 +53,7 @@ def sampled_teacher(spec: recipe.Teacher, student: Student, base: Path, data: re
         "labels": repr(sorted(spec.labels.items())),
         "outside": spec.outside,
     }
-    return SampledTeacher(spec.id, tally, student.n_entries, spec.smoothing, pins)
+    return SampledTeacher(spec.id, tally, student.n_entries, spec.smoothing, pins, classes)
 
 
 def _labels(spec: recipe.Teacher, rows: list[Row], student: Student, path: Path) -> Tally:

@@ -7,6 +7,7 @@ import torch
 
 from mashbill.errors import MashbillError
 from mashbill.shapes import Int, Tensor
+from mashbill.teachers.entry_classes import NO_CLASSES, EntryClasses
 from mashbill.teachers.protocol import Teacher
 from mashbill.teachers.store.stored import StoredTeacher
 from mashbill.teachers.vocabulary import Vocabulary
@@ -19,7 +20,12 @@ _COMPARED = "compared with "
 
 
 def open_store(
-    spec: recipe.Teacher, folder: Path, vocabulary: Vocabulary, live: Callable[[], Teacher] | None
+    spec: recipe.Teacher,
+    folder: Path,
+    vocabulary: Vocabulary,
+    live: Callable[[], Teacher] | None,
+    *,
+    classes: EntryClasses = NO_CLASSES,
 ) -> StoredTeacher:
     """Open the store of a teacher.
 
@@ -28,11 +34,12 @@ def open_store(
         folder: Of the store.
         vocabulary: The student's.
         live: Opens the teacher that the recipe names beside the store; None if it names none.
+        classes: Whose mass is wanted.
 
     Raises:
         MashbillError: There is no whole store, or it is another teacher's.
     """
-    stored = StoredTeacher(spec.id, folder, vocabulary)
+    stored = StoredTeacher(spec.id, folder, vocabulary, classes=classes)
     if live is not None:
         require_same_teacher(stored, live().identity())
     return stored

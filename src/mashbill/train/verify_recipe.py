@@ -1,5 +1,6 @@
 """Whether a store still says what its teacher says: some rows are asked about again."""
 
+import math
 from pathlib import Path
 
 from mashbill.errors import CorruptionError, MashbillError
@@ -9,18 +10,17 @@ from mashbill.train import recipe
 from mashbill.train.assemble import TRAIN
 from mashbill.train.build import build_teacher
 from mashbill.train.capture import folder_of
+from mashbill.train.classes import declared_classes
 from mashbill.train.corpus import Corpus, build_corpus
 from mashbill.train.data import read_rows
 from mashbill.train.loading import Loaded
 from mashbill.train.protocol import Student
-from mashbill.train.rescoring import Difference, rescore, sample_of
+from mashbill.train.rescoring import LEAST_AGREEMENT, MOST_LOST, Difference, rescore, sample_of
 from mashbill.train.stores import require_same_teacher
 from mashbill.train.students import build_student
 
 NOISE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 2.5e-1}
 """Nats by which a model's log-probabilities may differ when other rows share its products."""
-_FORM = 1.0
-# Nats, on average, that an imported form may have lost: as when it was imported.
 
 
 def rescore_store(loaded: Loaded, place: Path, *, n_rows: int) -> tuple[Difference, CorruptionError | None]:
@@ -39,9 +39,10 @@ def rescore_store(loaded: Loaded, place: Path, *, n_rows: int) -> tuple[Differen
     """
     number, spec, name = _whose(loaded, place)
     student = build_student(loaded.recipe.student, loaded.path.parent, loaded.recipe.train.seed)
-    stored = StoredTeacher(spec.id, place, student.vocabulary)
     asked = spec.model_copy(update={"store": None, "top_k": None})
-    live = build_teacher(number, asked, student, loaded.path.parent, data=loaded.recipe.data)
+    classes = declared_classes(loaded, student)
+    live = build_teacher(number, asked, student, loaded.path.parent, data=loaded.recipe.data, classes=classes)
+    stored = StoredTeacher(spec.id, place, student.vocabulary, classes=classes)
     require_same_teacher(stored, live.identity())
     corpus = _corpus(loaded, student, name)
     found = rescore(live, stored, corpus, sample_of(corpus, n_rows))
@@ -51,7 +52,8 @@ def rescore_store(loaded: Loaded, place: Path, *, n_rows: int) -> tuple[Differen
         return found, None
     bound = stored.plans[place].layout.error_bound + NOISE[spec.dtype]
     if dict(stored.identity()).get("kind") == "distillkit":
-        return found, _off(place, found, found.lost - found.cut, _FORM)
+        off = found.typical if found.agreement >= LEAST_AGREEMENT else math.inf  # as when it was imported
+        return found, _off(place, found, off, MOST_LOST)
     return found, _off(place, found, found.largest, bound)
 
 

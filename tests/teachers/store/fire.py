@@ -13,13 +13,13 @@ REFUSED = (3, 17)
 """Rows that the teacher cannot answer."""
 
 
-def asking(asked, log=None, *, seconds=0.0):
+def asking(asked, log=None, *, seconds=0.0, refused=REFUSED):
     def ask(shard):
         if log is not None:
             with Path(log).open("a") as file:  # One short write is whole, whoever else writes.
                 file.write(f"{shard.number}\n")
         time.sleep(seconds)
-        return answered(asked, range(shard.first, shard.first + shard.n_rows), refused=REFUSED)
+        return answered(asked, range(shard.first, shard.first + shard.n_rows), refused=refused)
 
     return ask
 

@@ -4,6 +4,7 @@ import torch
 from teachers.store.worlds import CLASSES, V, answered, inputs, plan_of, scored
 
 from mashbill.errors import MashbillError, TeacherError, VocabularyError
+from mashbill.teachers.entry_classes import EntryClasses
 from mashbill.teachers.protocol import Inputs, Teacher
 from mashbill.teachers.store.capturing import capture
 from mashbill.teachers.store.layout import Layout
@@ -14,10 +15,12 @@ from mashbill.teachers.vocabulary import Vocabulary
 N = 30
 WORDS = Vocabulary.from_labels([f"word {n}" for n in range(V)])
 
+DECLARED = EntryClasses({name: (number,) for number, name in enumerate(CLASSES)}, V)
+
 
 def plan():
     given = plan_of(inputs(N))
-    return Plan(given.teacher, WORDS.digest, Layout(V, classes=CLASSES), given.shards)
+    return Plan({**given.teacher, **DECLARED.pins}, WORDS.digest, Layout(V, classes=CLASSES), given.shards)
 
 
 @pytest.fixture
@@ -40,7 +43,7 @@ def part(asked, index, *, more=0):
 
 
 def test_answers_are_those_that_the_teacher_gave(folder):
-    teacher, asked = StoredTeacher("one", folder, WORDS, most_shards=2), inputs(N)
+    teacher, asked = StoredTeacher("one", folder, WORDS, classes=DECLARED, most_shards=2), inputs(N)
     assert isinstance(teacher, Teacher)
     for index in ([3, 17, 29], [29, 0, 4, 11], list(range(N))):
         here = part(asked, index, more=2)

@@ -19,6 +19,7 @@ from mashbill.teachers.endpoint.replies import guarded
 from mashbill.teachers.endpoint.settings import Settings
 from mashbill.teachers.endpoint.spelling import Spelling
 from mashbill.teachers.endpoint.transport import Transport
+from mashbill.teachers.entry_classes import NO_CLASSES, EntryClasses
 from mashbill.teachers.protocol import Inputs, Scored
 from mashbill.teachers.token_bytes import TokenBytes
 from mashbill.teachers.vocabulary import Vocabulary
@@ -33,15 +34,23 @@ class EndpointTeacher:
         vocabulary: The student's.
         tokens: Bytes of the student's tokens.
         probe: As :func:`mashbill.teachers.endpoint.contact.probe_of` returns it.
+        classes: Of the student's entries, whose listed mass is measured.
 
     Attributes:
         patience: Counts attempts; its budget lasts as long as the teacher.
     """
 
     def __init__(
-        self, id: str, settings: Settings, vocabulary: Vocabulary, tokens: TokenBytes, *, probe: Sequence[int]
+        self,
+        id: str,
+        settings: Settings,
+        vocabulary: Vocabulary,
+        tokens: TokenBytes,
+        *,
+        probe: Sequence[int],
+        classes: EntryClasses = NO_CLASSES,
     ) -> None:
-        self.id, self.settings, self.vocabulary = id, settings, vocabulary
+        self.id, self.settings, self.vocabulary, self.classes = id, settings, vocabulary, classes
         self.patience = Patience(settings)
         self._spelling, self._probe = Spelling(tokens), tuple(probe)
 
@@ -76,7 +85,7 @@ class EndpointTeacher:
             except Failed as failure:
                 refused[row] = failure.reason
         answers = self._answers(calls, refused)
-        return assemble(answers, inputs, n_entries=len(self.vocabulary), refused=refused)
+        return self.classes.measured(assemble(answers, inputs, n_entries=len(self.vocabulary), refused=refused))
 
     def identity(self) -> Mapping[str, str]:
         """Return address, model and what is asked for; what runs behind the address, nobody can pin down from here."""
@@ -87,6 +96,7 @@ class EndpointTeacher:
             "form": self.settings.form,
             "top_logprobs": str(self.settings.top_logprobs),
             "vocabulary": f"{self.vocabulary.digest} {len(self.vocabulary)}",
+            **self.classes.pins,
         }
 
     def _answers(

@@ -5,7 +5,9 @@ that it has claimed, so that nobody holds all rows, however many there are.
 """
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from itertools import accumulate
 from pathlib import Path
@@ -17,6 +19,7 @@ import torch
 
 from mashbill.distributions.statistics import Statistics
 from mashbill.distributions.topk import TopK
+from mashbill.durable import name_aside
 from mashbill.errors import CorruptionError, TeacherError
 from mashbill.teachers.positions import joined, part_of
 from mashbill.teachers.protocol import Inputs, Scored, Teacher
@@ -26,6 +29,8 @@ from mashbill.teachers.store.layout import Layout
 from mashbill.teachers.store.plan import Shard, content_of_rows
 
 FOLDER = ".asked"
+_TRIES = 100
+# As often questions are laid down again whose folder another command has removed meanwhile.
 _PADDING = -100
 # Label of a position that has none, as in the inputs of a teacher.
 
@@ -134,14 +139,23 @@ def answer(teacher: Teacher, asked: Asked, layout: Layout, *, batch_size: int) -
 def write_asked(folder: Path, shard: Shard, asked: Asked) -> None:
     """Lay the questions of a shard down where :func:`read_asked` finds them."""
     path = _path(folder, shard)
-    path.parent.mkdir(parents=True, exist_ok=True)
     lists = {"tokens": asked.tokens or [()] * len(asked), "labels": asked.labels, "places": asked.places}
     columns = {"row_id": pa.array(asked.row_ids, pa.string()), "text": pa.array(asked.texts, pa.string())}
     columns |= {name: pa.array([np.asarray(row) for row in rows], pa.list_(pa.int32())) for name, rows in lists.items()}
     about = {"has_tokens": str(asked.tokens is not None)}
-    aside = path.with_name(f".{path.name}")  # not synced: what a power loss takes is read from the data again
-    pq.write_table(pa.table(columns).replace_schema_metadata(about), aside, compression="zstd", write_statistics=False)
-    aside.replace(path)
+    table, aside = pa.table(columns).replace_schema_metadata(about), name_aside(path)
+    try:
+        for left in reversed(range(_TRIES)):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                pq.write_table(table, aside, compression="zstd", write_statistics=False)
+                aside.replace(path)  # not synced: what a power loss takes is read from the data again
+                break
+            except FileNotFoundError:  # another command is done, and has tidied up
+                if not left:
+                    raise
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def has_asked(folder: Path, shard: Shard) -> bool:
@@ -176,12 +190,15 @@ def read_asked(folder: Path, shard: Shard) -> Asked:
 
 
 def forget_asked(folder: Path, shards: Iterable[Shard]) -> None:
-    """Remove the questions of some shards, and the folder if it is empty then."""
-    for shard in shards:
-        _path(folder, shard).unlink(missing_ok=True)
-    for aside in (folder / FOLDER).glob(".*"):
-        aside.unlink(missing_ok=True)
-    if (folder / FOLDER).is_dir() and not any((folder / FOLDER).iterdir()):
+    """Remove the questions of shards that are there, whoever laid them down, and the folder if it is empty then.
+
+    Another command may be laying them down meanwhile: it finds its file or the folder gone, and tries again.
+    """
+    names = tuple(f"{shard.name}-" for shard in shards)
+    with suppress(OSError):  # the folder is not there, or others' questions are in it
+        for name in os.listdir(folder / FOLDER):
+            if name.removeprefix(".").startswith(names):
+                (folder / FOLDER / name).unlink(missing_ok=True)
         (folder / FOLDER).rmdir()
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from mashbill.durable import write_text
-from mashbill.errors import MashbillError
+from mashbill.durable import make_folder, sweep, write_text
+from mashbill.errors import CorruptionError, MashbillError
 from mashbill.progress import Progress, Silent
 from mashbill.teachers.store.claims import Claims
 from mashbill.teachers.store.columns import Answered
@@ -79,13 +79,13 @@ def capture(
     begin(folder, plan)
     do = partial(_do, folder, plan, ask, reserve)
     mine = (work or Work()).of(plan)
-    left = [one for one in mine if read_note(folder, one) is None]
+    left = [one for one in mine if read_note(folder, plan, one) is None]
     shown, started, done = progress or Silent(), time.monotonic(), 0
     there = f", {len(mine) - len(left):,} of {len(mine):,} shards are there" if len(left) < len(mine) else ""
     shown.start(sum(one.n_positions for one in left), f"capturing {plan.teacher.get('source', '')}{there}")
     with closing(Claims(folder)) as claims:
         while left and go_on():
-            settled = _first_settled(folder, left, claims, do)
+            settled = _first_settled(folder, plan, left, claims, do)
             left = [one for one in left if one not in settled]
             done += (n_positions := sum(one.n_positions for one in settled))
             if settled:
@@ -106,7 +106,7 @@ def capture_shard(folder: Path, plan: Plan, shard: Shard, ask: Ask, *, reserve: 
     """
     do = partial(_do, folder, plan, ask, reserve)
     with closing(Claims(folder)) as claims:
-        while not _first_settled(folder, [shard], claims, do):
+        while not _first_settled(folder, plan, [shard], claims, do):
             time.sleep(_WAIT)
 
 
@@ -117,14 +117,17 @@ def begin(folder: Path, plan: Plan) -> None:
         MashbillError: It is another one, or the folder holds something else, or cannot be written to.
     """
     require_startable(folder, plan)
-    if (folder / FILE).exists():  # It may have come since: workers begin together.
-        require_same(folder, plan)
+    if (folder / FILE).exists():
         return
     try:
-        (folder / SHARDS).mkdir(parents=True, exist_ok=True)
-        write_text(folder / FILE, plan.text)
+        make_folder(folder / SHARDS)
+        with closing(Claims(folder)) as claims, claims.alone():  # Workers begin together.
+            sweep(folder, FILE)
+            if not (folder / FILE).exists():
+                write_text(folder / FILE, plan.text)
     except OSError as error:
         raise _unwritable(folder, error.strerror or str(error)) from error
+    require_same(folder, plan)
 
 
 def require_startable(folder: Path, plan: Plan) -> None:
@@ -136,10 +139,10 @@ def require_startable(folder: Path, plan: Plan) -> None:
     nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not nearest.is_dir():
         raise MashbillError(f"`{nearest}` is a file, not a folder", help="choose another `store`")
+    if not (folder / FILE).exists():
+        require_free(folder)
     if (folder / FILE).exists():
         require_same(folder, plan)
-    else:
-        require_free(folder)
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise _unwritable(folder, f"no right to write to `{nearest}`")
 
@@ -149,14 +152,25 @@ def _unwritable(folder: Path, why: str) -> MashbillError:
 
 
 def require_free(folder: Path) -> None:
-    """Refuse a folder that holds something that is no store.
+    """Refuse a folder that holds something that is no store, or what is left of one whose plan is gone.
 
     Raises:
         MashbillError: It does.
+        CorruptionError: There are shards, and nothing says whose.
     """
-    if folder.is_dir() and any(
-        one.name not in (FILE, SHARDS) and not one.name.startswith(".") for one in folder.iterdir()
-    ):
+    if not folder.is_dir():
+        return
+    shards, others = list(folder.glob(f"{SHARDS}/[!.]*")), {one.name for one in folder.glob("[!.]*")} - {FILE, SHARDS}
+    if (folder / FILE).exists():  # It has come since: workers begin together.
+        return
+    if shards:
+        raise CorruptionError(
+            f"`{folder}` holds {SHARDS}, but no {FILE}",
+            where=str(folder / FILE),
+            why="nothing says whose answers they are, and to which rows",
+            help=f"restore {FILE}, or delete the folder to ask about all of its rows again",
+        )
+    if others:
         raise MashbillError(
             f"`{folder}` holds files, but no store", why="nothing is overwritten", help="choose another `store`"
         )
@@ -179,16 +193,16 @@ def require_same(folder: Path, plan: Plan) -> None:
 
 
 def _first_settled(
-    folder: Path, left: Sequence[Shard], claims: Claims, do: Callable[[Shard], object]
+    folder: Path, plan: Plan, left: Sequence[Shard], claims: Claims, do: Callable[[Shard], object]
 ) -> Sequence[Shard]:
     """Do the first shard that nobody is at; return it and those that others have done meanwhile."""
     settled = []
     for shard in left:
-        if read_note(folder, shard) is None:
+        if read_note(folder, plan, shard) is None:
             with claims.claimed(shard.number) as is_mine:
                 if not is_mine:
                     continue
-                if read_note(folder, shard) is None:  # It may have come between the look and the claim.
+                if read_note(folder, plan, shard) is None:  # It may have come between the look and the claim.
                     do(shard)
                     return [*settled, shard]
         settled.append(shard)
@@ -196,15 +210,9 @@ def _first_settled(
 
 
 def _do(folder: Path, plan: Plan, ask: Ask, reserve: int, shard: Shard) -> None:
-    _sweep(folder, shard)
+    sweep(folder / SHARDS, shard.name)  # whoever has claimed the shard is alone with its files
     _require_room(folder, plan, shard, reserve)
     _write(folder, plan, shard, ask(shard))
-
-
-def _sweep(folder: Path, shard: Shard) -> None:
-    """Remove what a killed worker left half written; whoever has claimed the shard is alone with these files."""
-    for aside in (folder / SHARDS).glob(f".{shard.name}.*"):
-        aside.unlink(missing_ok=True)
 
 
 def _write(folder: Path, plan: Plan, shard: Shard, answered: Answered) -> Note:

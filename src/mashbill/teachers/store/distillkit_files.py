@@ -182,7 +182,8 @@ def as_topk(found: Restored, n_entries: int) -> tuple[TopK, Float[Tensor, " P"]]
     is_own = is_used & (found.ids < n_entries) & (mass > 0)
     left = 1 - mass.masked_fill(is_own, 0).sum(dim=-1)
     own = mass.masked_fill(~is_own, 0) / left.clamp_min(tiny).unsqueeze(-1)
-    rest = (1 - own.sum(dim=-1)).clamp_min(0)
+    is_full = (curved >= room).squeeze(-1)  # then rounding alone decides what the sum leaves
+    rest = torch.where(is_full, 0, 1 - own.sum(dim=-1)).clamp_min(0)
     ids = torch.where(is_own, found.ids, -1)
     topk = TopK(ids, numerics.log_of(own).float(), numerics.log_of(rest).float(), n_entries)
     return topk, (written + curved).squeeze(-1).float()

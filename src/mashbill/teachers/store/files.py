@@ -32,6 +32,7 @@ class Note:
     """What is known of a shard's file; written after it, so that it says that the file is whole.
 
     Attributes:
+        store: Digest of the plan that it was captured for.
         sha256: Of its bytes.
         n_bytes: Its size.
         n_rows: Rows in it.
@@ -45,6 +46,7 @@ class Note:
             tail spread evenly; None where the teacher's own entropy is not known.
     """
 
+    store: str
     sha256: str
     n_bytes: int
     n_rows: int
@@ -82,6 +84,7 @@ def write_shard(folder: Path, plan: Plan, shard: Shard, answered: Answered) -> N
     sample = torch.linspace(0, max(0, len(topk.log_tail) - 1), min(N_MEASURED, len(topk.log_tail))).long()
     lost = lost_nats(part_of(answered.scored, sample), part_of(kept, sample))
     note = Note(
+        plan.digest,
         sha256,
         n_bytes,
         len(answered.row_ids),
@@ -97,11 +100,11 @@ def write_shard(folder: Path, plan: Plan, shard: Shard, answered: Answered) -> N
     return note
 
 
-def read_note(folder: Path, shard: Shard) -> Note | None:
+def read_note(folder: Path, plan: Plan, shard: Shard) -> Note | None:
     """Return a shard's note; None if there is none, which means that the shard is still to be captured.
 
     Raises:
-        CorruptionError: It is no note.
+        CorruptionError: It is no note, or one of another store, or the shard's file is missing or of another size.
     """
     path = path_of(folder, shard).with_suffix(".json")
     try:
@@ -123,6 +126,15 @@ def read_note(folder: Path, shard: Shard) -> Note | None:
             why=f"the shard holds {shard.rows}",
             help=_AGAIN.format(shard=shard),
         )
+    file = path_of(folder, shard)
+    if note.store != plan.digest:
+        raise _broken(file, shard, f"belongs to another store than {FILE} speaks of")
+    try:
+        n_bytes = file.stat().st_size
+    except OSError as error:
+        raise _broken(file, shard, f"cannot be read: {error}") from error
+    if n_bytes != note.n_bytes:
+        raise _broken(file, shard, f"is not what was written: it has {n_bytes:,} bytes, not {note.n_bytes:,}")
     return note
 
 
@@ -132,7 +144,7 @@ def read_shard(folder: Path, plan: Plan, shard: Shard) -> Answered:
     Raises:
         CorruptionError: The file is missing, or not what was written; names the file and the rows concerned.
     """
-    path, note = path_of(folder, shard), read_note(folder, shard)
+    path, note = path_of(folder, shard), read_note(folder, plan, shard)
     if note is None:
         raise CorruptionError(
             f"shard {shard.name} of the store is missing",

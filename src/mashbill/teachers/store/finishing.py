@@ -5,14 +5,16 @@ Whoever finds every note writes both, so they follow from the shards alone, and 
 
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mashbill.durable import json_text, sha256_of, write_text
+from mashbill.durable import json_text, sha256_of, sweep, write_text
 from mashbill.errors import CorruptionError
+from mashbill.teachers.store.claims import Claims
 from mashbill.teachers.store.files import Note, read_note, read_refused
-from mashbill.teachers.store.plan import SHARDS, Plan
+from mashbill.teachers.store.plan import FILE, SHARDS, Plan
 
 MANIFEST = "manifest.json"
 DEAD_LETTERS = "dead_letters.jsonl"
@@ -22,9 +24,14 @@ def finish(folder: Path, plan: Plan) -> bool:
     """Write the manifest if every shard is there, and say whether that is so.
 
     Raises:
-        CorruptionError: A note or a shard with refused rows cannot be read.
+        CorruptionError: A note or a shard with refused rows cannot be read, or the file of a shard with a note is gone.
     """
-    found = {one.name: read_note(folder, one) for one in plan.shards}
+    with closing(Claims(folder)) as claims, claims.alone():
+        return _finish(folder, plan)
+
+
+def _finish(folder: Path, plan: Plan) -> bool:
+    found = {one.name: read_note(folder, plan, one) for one in plan.shards}
     notes = {name: note for name, note in found.items() if note is not None}
     if len(notes) < len(found):
         return False
@@ -32,8 +39,11 @@ def finish(folder: Path, plan: Plan) -> bool:
     if any(note.n_refused for note in notes.values()):
         write_if_new(folder / DEAD_LETTERS, _dead_letters(folder, plan, notes))
         letters = sha256_of(folder / DEAD_LETTERS)
+    else:  # rows that were asked about again have got their answers
+        (folder / DEAD_LETTERS).unlink(missing_ok=True)
     write_if_new(folder / MANIFEST, json_text(manifest_of(plan, notes, letters)))
-    _sweep(folder)
+    for place, name in ((folder, FILE), (folder, MANIFEST), (folder, DEAD_LETTERS), (folder / SHARDS, "*")):
+        sweep(place, name)  # where every shard is there, nobody writes one any more
     return True
 
 
@@ -94,9 +104,3 @@ def _dead_letters(folder: Path, plan: Plan, notes: Mapping[str, Note]) -> str:
     each = [read_refused(folder, one) for one in plan.shards if notes[one.name].n_refused]
     refused = [{"row_id": row_id, "reason": reason} for some in each for row_id, reason in some]
     return "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in refused)
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what killed workers left half written: where every shard is there, nobody writes one any more."""
-    for aside in (folder / SHARDS).glob(".*"):
-        aside.unlink(missing_ok=True)

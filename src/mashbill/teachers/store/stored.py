@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from mashbill.errors import MashbillError, TeacherError, VocabularyError
+from mashbill.teachers.entry_classes import NO_CLASSES, EntryClasses
 from mashbill.teachers.positions import joined, part_of, spread
 from mashbill.teachers.protocol import Inputs, Scored
 from mashbill.teachers.store.columns import Answered
@@ -31,6 +32,7 @@ class StoredTeacher:
         id: Name in the recipe.
         folder: A store, or a folder of stores of one teacher about different rows.
         vocabulary: The student's.
+        classes: Whose mass is wanted: those that the store was captured with, or none.
         most_shards: Shards that are kept in memory, the last used ones.
 
     Raises:
@@ -39,8 +41,16 @@ class StoredTeacher:
         CorruptionError: A plan is not what was written.
     """
 
-    def __init__(self, id: str, folder: Path | str, vocabulary: Vocabulary, *, most_shards: int = 2) -> None:
-        self.id, self.folder = id, Path(folder)
+    def __init__(
+        self,
+        id: str,
+        folder: Path | str,
+        vocabulary: Vocabulary,
+        *,
+        classes: EntryClasses = NO_CLASSES,
+        most_shards: int = 2,
+    ) -> None:
+        self.id, self.folder, self.classes = id, Path(folder), classes
         inside = sorted(one.parent for one in self.folder.glob(f"*/{FILE}"))
         self.plans = {one: Plan.read(one) for one in inside or [self.folder]}
         self._most_shards = most_shards
@@ -52,7 +62,8 @@ class StoredTeacher:
     def identity(self) -> Mapping[str, str]:
         """Return what pins the teacher down that was asked, and the digests of the stores."""
         plan = next(iter(self.plans.values()))
-        return {**plan.teacher, "stores": " ".join(one.digest for one in self.plans.values())}
+        own = {name: value for name, value in plan.teacher.items() if name != "classes"}
+        return {**own, **self.classes.pins, "stores": " ".join(one.digest for one in self.plans.values())}
 
     def score(self, inputs: Inputs) -> Scored:
         """Return the stored answers to some rows, ``[B T]``.
@@ -68,7 +79,7 @@ class StoredTeacher:
             if answered.refused[row]:
                 refused[b] = answered.refused[row]
             here = slice(int(answered.starts[row]), int(answered.starts[row + 1]))
-            parts.append(part_of(answered.scored, here))
+            parts.append(self._wanted(part_of(answered.scored, here)))
             places.append(b * n_positions + torch.from_numpy(answered.positions[here].astype(np.int64)))
         return replace(spread(joined(parts), torch.cat(places), (len(inputs.row_ids), n_positions)), refused=refused)
 
@@ -88,7 +99,7 @@ class StoredTeacher:
         found: dict[str, str] = {}
         for folder, plan in self.plans.items():
             for shard in plan.shards:
-                note = read_note(folder, shard)
+                note = read_note(folder, plan, shard)
                 if note is not None and note.n_refused:
                     found |= dict(read_refused(folder, shard))
         return found
@@ -127,6 +138,10 @@ class StoredTeacher:
             if answered.row_ids[place] == row_id and answered.content[place] == content:
                 return answered, place
         raise self._unknown(row_id)
+
+    def _wanted(self, scored: Scored) -> Scored:
+        mass = scored.statistics.class_mass[..., : len(self.classes.members)]
+        return replace(scored, statistics=replace(scored.statistics, class_mass=mass))
 
     def _unknown(self, row_id: str) -> TeacherError:
         if self._finder.names(row_id):
@@ -186,7 +201,15 @@ class StoredTeacher:
                 where=str(place),
                 help="delete those that are out of date, and capture again",
             )
-        n_missing = sum(one.n_rows for one in plan.shards if read_note(place, one) is None)
+        kept, wanted = plan.teacher.get("classes", "none"), self.classes.pins.get("classes")
+        if wanted not in (None, kept):
+            raise MashbillError(
+                f"the store of teacher `{self.id}` has not the mass of the recipe's `classes`",
+                where=str(place),
+                why=f"it was captured with {kept}, and the recipe has {wanted}",
+                help="capture it again into another `store`; or give those classes, or none",
+            )
+        n_missing = sum(one.n_rows for one in plan.shards if read_note(place, plan, one) is None)
         if n_missing > 0:
             raise MashbillError(
                 f"the store of teacher `{self.id}` is not complete: {n_missing:,} of {plan.n_rows:,} rows are missing",

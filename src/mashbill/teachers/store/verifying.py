@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mashbill.errors import CorruptionError
+from mashbill.errors import CorruptionError, MashbillError
 from mashbill.progress import Progress, Silent
-from mashbill.teachers.store.files import Note, path_of, read_note, read_shard
+from mashbill.teachers.store.files import Note, read_note, read_shard
 from mashbill.teachers.store.finishing import MANIFEST, read_manifest, require_dead_letters
-from mashbill.teachers.store.plan import SHARDS, Plan
+from mashbill.teachers.store.plan import FILE, SHARDS, Plan
+from mashbill.teachers.store.sets import is_store, sets_in
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,24 @@ class Health:
         return not self.missing and not self.problems
 
 
+def verify_all(folder: Path, *, progress: Progress | None = None) -> tuple[dict[Path, Health], list[CorruptionError]]:
+    """Read everything in a store, or in all stores of a folder; return what was found in each, and in the folder.
+
+    Raises:
+        MashbillError: There is no store.
+    """
+    if folder.is_file():
+        raise MashbillError(f"`{folder}` is a file, not a store", help="give the folder of a store")
+    inside, problems = ([folder], []) if is_store(folder) else sets_in(folder)
+    found = {}
+    for place in inside or ([] if problems else [folder]):
+        try:
+            found[place] = verify(place, progress=progress)
+        except CorruptionError as problem:
+            found[place] = Health(0, 0, 0, (), (problem,))
+    return found, list(problems)
+
+
 def verify(folder: Path, *, progress: Progress | None = None) -> Health:
     """Read everything in a store.
 
@@ -42,18 +61,24 @@ def verify(folder: Path, *, progress: Progress | None = None) -> Health:
         MashbillError: There is no store.
         CorruptionError: Its plan is not what was written, so that nothing else can be proved.
     """
+    if is_store(folder) and not (folder / FILE).exists():
+        raise CorruptionError(
+            f"{FILE} is missing",
+            where=str(folder / FILE),
+            why="nothing else says whose answers these are, and to which rows",
+            help="restore it, or delete the folder and capture its rows again",
+        )
     plan, shown = Plan.read(folder), progress or Silent()
     shown.start(len(plan.shards), f"verifying {folder.name}")
     problems, missing, notes = list(_strangers(folder, plan)), [], {}
     n_rows = n_positions = n_bytes = 0
     for shard in plan.shards:
         try:
-            note = read_note(folder, shard)
-            if note is None and not path_of(folder, shard).exists():
+            note = read_note(folder, plan, shard)
+            if note is None:
                 missing.append(shard.name)
             else:
                 answered = read_shard(folder, plan, shard)
-                assert note is not None, "what has none cannot be read"
                 notes[shard.name] = note
                 n_rows, n_positions = n_rows + len(answered.row_ids), n_positions + len(answered.positions)
                 n_bytes += note.n_bytes
@@ -61,7 +86,8 @@ def verify(folder: Path, *, progress: Progress | None = None) -> Health:
             problems.append(problem)
         shown.advance()
     shown.done()
-    problems += _manifest_problems(folder, plan, notes, is_whole=not missing)
+    of_manifest, missing = _against_manifest(folder, plan, notes, missing)
+    problems += of_manifest
     return Health(n_rows, n_positions, n_bytes, tuple(missing), tuple(problems))
 
 
@@ -77,25 +103,34 @@ def _strangers(folder: Path, plan: Plan) -> Sequence[CorruptionError]:
     ]
 
 
-def _manifest_problems(
-    folder: Path, plan: Plan, notes: dict[str, Note], *, is_whole: bool
-) -> Sequence[CorruptionError]:
+def _against_manifest(
+    folder: Path, plan: Plan, notes: dict[str, Note], missing: list[str]
+) -> tuple[Sequence[CorruptionError], list[str]]:
+    """Return what is wrong with the manifest or what it names, and the shards that were never there."""
     file = folder / MANIFEST
     try:
         manifest = read_manifest(folder)
         if manifest is not None:
             require_dead_letters(folder, manifest)
     except CorruptionError as problem:
-        return [problem]
+        return [problem], missing
     if manifest is None:
         help = "run `mashbill capture` again: it has nothing to ask, and writes it"
-        return [CorruptionError("the manifest is missing", where=str(file), help=help)] if is_whole else []
+        return ([] if missing else [CorruptionError("the manifest is missing", where=str(file), help=help)]), missing
     if manifest["store"] != plan.digest:
-        return [CorruptionError("the manifest is that of another store", where=str(file), help="delete it")]
+        return [CorruptionError("the manifest is that of another store", where=str(file), help="delete it")], missing
     shards = manifest["shards"]
     differing = [name for name, note in notes.items() if shards.get(name) != asdict(note)]
     rows = {one.name: one.rows for one in plan.shards}
     return [
+        CorruptionError(
+            f"shard {name} is missing",
+            where=str(folder / SHARDS / f"{name}.parquet"),
+            why=f"it holds {rows[name]}; {MANIFEST} says that it was there",
+            help="run `mashbill capture` again: it asks for these rows",
+        )
+        for name in missing
+    ] + [
         CorruptionError(
             f"shard {name} is not the one that the manifest names",
             where=str(folder / SHARDS / f"{name}.parquet"),
@@ -103,4 +138,4 @@ def _manifest_problems(
             help="delete the shard, its note and the manifest, and capture again",
         )
         for name in differing
-    ]
+    ], []
