@@ -33,6 +33,8 @@ def cells(beginning: str) -> list[str]:
         ("vLLM 0.32, float32 | `vllm`", "vllm", "vllm, 1000"),
         ("vLLM 0.32, float32, 20 entries | `completions`", "vllm", "completions, 20"),
         ("vLLM 0.32, float32, 20 entries | `steps`", "vllm", "steps, 20"),
+        ("llama.cpp (xllamacpp", "llamacpp", "steps, 1000"),
+        ("llama.cpp, the 4-bit file", "llamacpp", "4 bits, steps, 20"),
     ],
 )
 def test_a_server_is_as_near_as_the_page_says(row: str, server: str, name: str) -> None:
