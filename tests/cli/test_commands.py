@@ -254,11 +254,13 @@ def test_a_bar_takes_the_same_calls(capsys):
     assert "asking" in capsys.readouterr().err
 
 
-def test_libraries_stay_off_the_network_unless_the_user_said_otherwise(monkeypatch):
+def test_data_stays_off_the_network_and_pinned_teachers_may_be_had(monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.delenv("HF_DATASETS_OFFLINE", raising=False)
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
     prepare_libraries()
-    assert os.environ["HF_HUB_OFFLINE"] == "1"
+    assert "HF_HUB_OFFLINE" not in os.environ
+    assert os.environ["HF_DATASETS_OFFLINE"] == "1"
     assert os.environ["TOKENIZERS_PARALLELISM"] == "true"
 
 

@@ -8,7 +8,7 @@ import torch
 from servers.pretend import next_logprobs
 
 from mashbill.distributions import TopK
-from mashbill.teachers.endpoint.contact import PROBE
+from mashbill.teachers.endpoint.contact import probe_of
 from mashbill.teachers.endpoint.settings import FormName, Settings
 from mashbill.teachers.endpoint.teacher import EndpointTeacher
 from mashbill.teachers.protocol import Inputs, Scored
@@ -32,7 +32,7 @@ class FarModel:
     def __call__(self, url: str, form: FormName, k: int = 20) -> EndpointTeacher:
         """Return the teacher behind an address."""
         tokens = TokenBytes.of(self._tokenizer, owner="the student")
-        probe = self._tokenizer(PROBE, add_special_tokens=False)["input_ids"]
+        probe = probe_of(self._tokenizer, tokens)
         settings = Settings(url=url, model="smollm2", form=form, top_logprobs=k, concurrency=4, backoff=0.01)
         vocabulary = Vocabulary.from_tokenizer(self._tokenizer)
         self._made.append(EndpointTeacher("far", settings, vocabulary, tokens, probe=probe))

@@ -87,6 +87,8 @@ BROKEN = (
     "a web page",
     "an empty reply",
     "deep JSON",
+    "no end",
+    "drops",
     "the key repeated",
 )
 KINDS = (*SPOILED, *STATUS, *BROKEN)
@@ -156,6 +158,8 @@ class FaultyHandler(Handler):
             self.end_headers()
             self.wfile.write(b'{"choices": [')
             self.close_connection = True
+        elif kind in ("no end", "drops"):
+            self._go_on(kind)
         elif kind == "a web page":
             page = f"<html><body>Bad gateway {given}</body></html>".encode()
             self.send_bytes(200, page, {"X-Request-Id": given}, kind="text/html")
@@ -165,6 +169,19 @@ class FaultyHandler(Handler):
         else:
             content = {"half a JSON": b'{"choices": [{"te', "an empty reply": b"", "deep JSON": b"[" * 100_000}[kind]
             self.send_bytes(200, content, {})
+
+    def _go_on(self, kind: str) -> None:
+        """Send more and more of a reply, all at once or a byte now and then, until nobody reads it."""
+        self.send_response(200)
+        self.end_headers()
+        self.close_connection = True
+        piece, pause = (b" " * 2**18, 0.0) if kind == "no end" else (b" ", self.silence / 20)
+        try:
+            while True:
+                self.wfile.write(piece)
+                time.sleep(pause)
+        except OSError:
+            return
 
     def finish(self) -> None:
         """Say nothing where a connection was closed on purpose."""

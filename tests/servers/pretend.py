@@ -14,24 +14,7 @@ from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-TEXT = "The capital of France is Paris, and the capital of Italy is Rome. One, two, three, four, five. "
-
-
-@lru_cache(maxsize=4)
-def make_tokenizer(size: int = 300, *, seed: str = TEXT) -> Any:
-    """Return a byte-level tokenizer of ``transformers`` with ``<end>`` as its only control token."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    inner = Tokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=size, special_tokens=["<end>"], initial_alphabet=alphabet, show_progress=False
-    )
-    inner.train_from_iterator([seed] * 4, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>", pad_token="<end>")
+from servers.pretend_tokenizers import make_tokenizer
 
 
 @lru_cache(maxsize=100_000)
@@ -63,6 +46,11 @@ class Habits:
         key: What has to be in the header; None lets everybody in.
         models: What it says that it has; None says nothing.
         words: What ids mean there, if not what they mean here.
+        starts: It puts the tokenizer's start tokens before a text.
+        repeats_start: They are among the tokens that it echoes.
+        keeps_spaces: The space before a word is part of its text.
+        counts: It says how many tokens a prompt had.
+        most: The most entries that it lists, without a word to those who ask for more.
     """
 
     shift: int = 0
@@ -74,6 +62,11 @@ class Habits:
     key: str | None = None
     models: tuple[str, ...] | None = ("pretend",)
     words: Mapping[int, str] = field(default_factory=dict)
+    starts: bool = True
+    repeats_start: bool = True
+    keeps_spaces: bool = True
+    counts: bool = True
+    most: int = 1000
 
 
 @dataclass(frozen=True)
@@ -100,12 +93,14 @@ class Pretend:
         """Return the text of a token, as servers write it."""
         if id == self.tokenizer.eos_token_id:
             return "<end>"
+        if self.habits.keeps_spaces and id not in self.tokenizer.all_special_ids:
+            return self.habits.words.get(id, self._bytes(id).decode("utf-8", "replace"))
         return self.habits.words.get(id, self.tokenizer.decode([id]))
 
     def ids_of(self, prompt: Any) -> list[int]:
         """Return the tokens of a prompt."""
         if isinstance(prompt, str):
-            return self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+            return self.tokenizer(prompt, add_special_tokens=self.habits.starts)["input_ids"]
         if not self.habits.takes_ids:
             raise Wrong(422, "prompt: Input should be a valid string")
         return list(prompt)
@@ -124,6 +119,7 @@ class Pretend:
 
     def _completions(self, body: Mapping[str, Any]) -> Any:
         ids, k = self.ids_of(body["prompt"]), body.get("logprobs")
+        k = k and min(k, self.habits.most)
         asked = max(k or 0, body.get("prompt_logprobs") or 0)
         if asked > self.habits.limit:
             raise Wrong(400, f"Requested logprobs of {asked}, which is greater than max allowed: {self.habits.limit}")
@@ -134,18 +130,24 @@ class Pretend:
         if k is not None and self.habits.speaks_logprobs:
             is_echo = bool(body.get("echo")) and self.habits.echoes
             choice["logprobs"] = self._legacy(ids, new, k, is_echo=is_echo, by_id=by_id)
+            if is_echo and not self.habits.repeats_start and ids[:1] == [self.tokenizer.bos_token_id]:
+                choice["logprobs"] = {name: values[1:] for name, values in choice["logprobs"].items()}
         if body.get("prompt_logprobs") and self.habits.echoes and self.habits.speaks_logprobs:
             choice["prompt_logprobs"] = [
                 None if at == 0 else self._by_id(ids, at, body["prompt_logprobs"]) for at in range(len(ids))
             ]
-        return {"object": "text_completion", "choices": [choice], "usage": {"prompt_tokens": len(ids)}}
+        usage = {"prompt_tokens": len(ids)} if self.habits.counts else None
+        return {"object": "text_completion", "choices": [choice], "usage": usage}
 
     def _generated(self, ids: Sequence[int], n: int) -> list[int]:
         new: list[int] = []
         for _ in range(n):
             logprobs = next_logprobs((*ids, *new), self.size)
-            new.append(next(id for id in top_of(logprobs, self.size) if self.word(id).isascii() and id))
+            new.append(next(id for id in top_of(logprobs, self.size) if self._is_plain(id)))
         return new
+
+    def _is_plain(self, id: int) -> bool:
+        return id not in self.tokenizer.all_special_ids and self.word(id).isascii()
 
     def _about(self, ids: Sequence[int], at: int) -> tuple[float, ...]:
         """Return what entry ``at`` of a prompt is said to be."""

@@ -1,7 +1,8 @@
 """Capture rows from a server that fails at three requests in ten, and say what became of each row.
 
-    python tests/servers/storm.py                    # 5,000 rows; two minutes
+    python tests/servers/storm.py                    # 5,000 rows; some minutes
     python tests/servers/storm.py --rows 300 --seed 7
+    python tests/servers/storm.py --record           # into tests/servers/storm.json, which docs/endpoints.md shows
 
 Every row has to be stored with the numbers of the model behind the server, or listed as a dead letter, and none twice;
 the budget of further attempts has to hold, and the key may stand in no file and no output. Exits with 1 otherwise.
@@ -29,7 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import pyarrow.parquet as pq
 import yaml
 from servers.faulty import KINDS, FaultyServer
-from servers.pretend import TEXT, make_tokenizer, next_logprobs, top_of
+from servers.pretend import next_logprobs, top_of
+from servers.pretend_tokenizers import TEXT, make_tokenizer
 
 from mashbill.cli.app import main as mashbill
 
@@ -181,12 +183,16 @@ def main() -> int:
     parser.add_argument("--share", type=float, default=0.3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--budget", type=int, default=3000)
+    parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = storm(Path(folder), n_rows=options.rows, share=options.share, seed=options.seed, budget=options.budget)
         if not is_good(found):
             print((Path(folder) / "output.txt").read_text(encoding="utf-8")[-3000:])
     print(json.dumps(found, indent=1))
+    if options.record and is_good(found):
+        text = json.dumps({**found, "seed": options.seed, "share": options.share}, indent=1)
+        (Path(__file__).parent / "storm.json").write_text(text + "\n", encoding="utf-8")
     return 0 if is_good(found) else 1
 
 

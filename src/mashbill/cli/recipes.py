@@ -36,8 +36,7 @@ def require_no_folder(path: Path | None) -> None:
 
 
 def prepare_libraries() -> None:
-    """Keep the libraries underneath quiet and off the network: a run reads local files only."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    """Keep the libraries underneath quiet, and data off the network; of the hub, only pinned teachers are taken."""
     os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # the command draws its own

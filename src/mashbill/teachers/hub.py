@@ -6,6 +6,8 @@ code as a folder's sha256 does.
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +86,8 @@ def snapshot(name: str, revision: str, *, teacher_id: str, gguf_file: str | None
         return here
     asked = _asked(gguf_file, code=code)
     try:
-        return _whole(snapshot_download(name, revision=revision, **asked), asked)
+        with _quiet():
+            return _whole(snapshot_download(name, revision=revision, **asked), asked)
     except Exception as error:  # what the hub's client raises has no common class
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0") else ""
         raise MashbillError(
@@ -93,6 +96,19 @@ def snapshot(name: str, revision: str, *, teacher_id: str, gguf_file: str | None
             why=str(error).strip().partition("\n")[0][:200],
             help="download it where there is a network, `hf download NAME --revision COMMIT`, or give a folder",
         ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the client from printing each of its attempts: what became of them is said once, by whoever asked."""
+    from huggingface_hub.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _asked(gguf_file: str | None, *, code: bool) -> dict[str, Any]:

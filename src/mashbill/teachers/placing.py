@@ -77,10 +77,11 @@ def _free_on(device: torch.device) -> int | None:
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + kept
-    return _free_in_memory() if device.type == "cpu" else None
+    return free_in_memory() if device.type == "cpu" else None
 
 
-def _free_in_memory() -> int | None:
+def free_in_memory() -> int | None:
+    """Return the bytes of memory that programs here can still take, a container's limit kept; None if nobody says."""
     try:
         found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:

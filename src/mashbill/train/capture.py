@@ -28,7 +28,7 @@ from mashbill.teachers.store.renewing import carry, folder_for, settle, tidy
 from mashbill.teachers.store.sets import list_sets
 from mashbill.train.assemble import TRAIN
 from mashbill.train.classes import declared_classes
-from mashbill.train.crew import fill_together, usual_workers
+from mashbill.train.crew import fill_together, require_one_who_asks, usual_workers
 from mashbill.train.filling import Task, ask_of, askable_teachers
 from mashbill.train.first_question import n_new, require_answers
 from mashbill.train.loading import Loaded
@@ -112,6 +112,7 @@ def capture_recipe(
     Raises:
         MashbillError: No teacher has a store and can be asked; a store holds something else; the disk is too small.
     """
+    require_one_who_asks(loaded, workers)
     torch.set_num_threads(loaded.recipe.capture.threads)
     share, shown = work or Work(), progress or Silent()
     student = build_student(loaded.recipe.student, loaded.path.parent, loaded.recipe.train.seed)
@@ -138,7 +139,7 @@ def capture_recipe(
                 fill_with(loaded, left, share, shown)
             else:
                 n_workers = usual_workers(loaded, left, share) if workers is None else workers
-                fill_together(loaded, left, teachers, share, n_workers=n_workers, progress=shown)
+                fill_together(loaded, left, teachers, share, n_workers=n_workers, progress=shown, say=say)
         except (MashbillError, OSError):
             if all(task.folder.exists() for task in left):
                 raise  # else another command has done it, and put it in its place

@@ -56,7 +56,8 @@ def check_models(loaded: Loaded, labels: Sequence[str] | None, *, is_captured: b
         yield from _teacher(loaded, f"teachers[{i}]", teacher, labels)
         if teacher.endpoint is not None:
             is_asked = teacher.store is None or not is_captured
-            yield from check_endpoint(loaded, f"teachers[{i}].endpoint", teacher.endpoint, is_asked=is_asked)
+            key, has_store = f"teachers[{i}].endpoint", teacher.store is not None
+            yield from check_endpoint(loaded, key, teacher.endpoint, has_store=has_store, is_asked=is_asked)
         if is_captured and teacher.store is not None:
             yield from _store(loaded, f"teachers[{i}].store", teacher.store)
     yield from _trackers(loaded)

@@ -6,20 +6,22 @@ They speak to nobody: which shard is whose is settled by claims, and a worker th
 import multiprocessing
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
 
 import torch
 
 from mashbill import errors, plugins
 from mashbill.errors import MashbillError
 from mashbill.progress import Progress
+from mashbill.teachers.placing import free_in_memory
 from mashbill.teachers.protocol import Teacher
 from mashbill.teachers.store.capturing import Work
+from mashbill.train import recipe
 from mashbill.train.filling import Task, askable_teachers, fill
 from mashbill.train.loading import Loaded
+from mashbill.train.local_models import model_path
 from mashbill.train.students import build_student
 
 ROOM = 2**30
@@ -36,11 +38,27 @@ def usual_workers(loaded: Loaded, tasks: Sequence[Task], work: Work) -> int:
     if any(shared) or any(one.device != "cpu" or one.device_map is not None for one in specs):
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    largest = max((_weight_bytes(loaded.resolve(one.model)) for one in specs if one.model is not None), default=0)
+    largest = max((_weight_bytes(loaded, one) for one in specs), default=0)
     # Twice the file: weights kept in 16 bits are opened in 32.
-    by_memory = _free_memory() // (ROOM + 2 * largest)
+    free = free_in_memory()
+    by_memory = cores if free is None else free // (ROOM + 2 * largest)
     n_shards = sum(len(task.left(work)) for task in tasks)
     return max(1, min(cores // loaded.recipe.capture.threads, by_memory, n_shards))
+
+
+def require_one_who_asks(loaded: Loaded, n_workers: int | None) -> None:
+    """Refuse several workers at one endpoint, whose limits hold within a process.
+
+    Raises:
+        MashbillError: There are several, and a teacher is an endpoint.
+    """
+    asked = [one.id for one in loaded.recipe.teachers if one.endpoint is not None and one.store is not None]
+    if asked and n_workers is not None and n_workers > 1:
+        raise MashbillError(
+            f"--workers {n_workers}: teacher `{asked[0]}` is an endpoint, which one process asks",
+            why="each would have `concurrency` requests under way, and a budget and a Retry-After of its own",
+            help="leave out --workers, and set `concurrency` to the requests that the endpoint bears",
+        )
 
 
 def fill_together(
@@ -51,13 +69,14 @@ def fill_together(
     *,
     n_workers: int,
     progress: Progress,
+    say: Callable[[str], object] = lambda _: None,
 ) -> None:
     """Fill stores with this process and ``n_workers - 1`` others.
 
     Raises:
         MashbillError: What stopped this process or one of the others; all others end too, and what is there is kept.
     """
-    helpers = _Helpers(loaded, tasks, work, n=n_workers - 1)
+    helpers = _Helpers(loaded, tasks, work, n=n_workers - 1, say=say)
     try:
         fill(tasks, teachers, work, progress=progress, go_on=helpers.are_well)
         helpers.wait()
@@ -68,7 +87,10 @@ def fill_together(
 class _Helpers:
     """The other processes, and what the first of them that failed has said."""
 
-    def __init__(self, loaded: Loaded, tasks: Sequence[Task], work: Work, *, n: int) -> None:
+    def __init__(
+        self, loaded: Loaded, tasks: Sequence[Task], work: Work, *, n: int, say: Callable[[str], object]
+    ) -> None:
+        self._say = say
         self._each: list[tuple[SpawnProcess, Connection]] = []
         self._error: MashbillError | None = None
         context = multiprocessing.get_context("spawn")
@@ -110,6 +132,8 @@ class _Helpers:
             self._error = self._error or getattr(errors, kind, MashbillError)(**facts)
         except EOFError:
             one.join()
+            if one.exitcode is not None and one.exitcode < 0:
+                self._say(f"a worker was killed by signal {-one.exitcode}, perhaps for memory; the others do its work")
         finally:
             pipe.close()
 
@@ -133,14 +157,9 @@ def _help(loaded: Loaded, tasks: tuple[Task, ...], work: Work, modules: Sequence
         raise SystemExit(1) from error
 
 
-def _weight_bytes(folder: Path) -> int:
+def _weight_bytes(loaded: Loaded, spec: recipe.Teacher) -> int:
+    folder = None if spec.model is None else model_path(spec, loaded.path.parent, is_download_allowed=False)
+    if folder is None:
+        return 0
     files = [file for ending in ("*.safetensors", "*.gguf") for file in folder.glob(ending)]
     return sum(file.stat().st_size for file in files)
-
-
-def _free_memory() -> int:
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):  # not Linux: one worker a core, as far as anybody knows
-        return 2**62

@@ -17,6 +17,7 @@ from mashbill.distributions.topk import TopK
 from mashbill.errors import MashbillError, VocabularyError
 from mashbill.shapes import Bool, Float, Int, Tensor
 from mashbill.teachers.aligned import UNSHARED, mapped_mass
+from mashbill.teachers.endpoint.rounding import BFLOAT16, FLOAT32
 from mashbill.teachers.protocol import Teacher
 from mashbill.teachers.samples import CERTAINTY, SampledTeacher
 from mashbill.teachers.store.stored import StoredTeacher
@@ -28,6 +29,8 @@ from mashbill.weights.evidence import WeightOperator, needs_of
 
 _AT_ONCE = 2**20
 # Stored entries that are looked at together.
+_ROUNDED = ("endpoint", "vllm")
+# Kinds of teachers whose tail is what the numbers of a list lack of 1.
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,8 @@ def _listed(targets: Targets, identity: Mapping[str, str], *, temperature: float
         if unshared is not None:
             statistics = Statistics(**{name: taken[name] for name in STATISTICS})
             mapped = mapped_mass(statistics, unshared=unshared)[told].sum()
-        low, high = _tails(topk, temperature, is_top=is_top, error=error)
+        is_rounded = identity.get("kind") in _ROUNDED
+        low, high = tail_ends(topk, temperature, is_top=is_top, is_rounded=is_rounded, error=error)
         has_tail = told & (topk.log_tail > numerics.LOG_ZERO) & (topk.n_used < topk.n_entries)
         part += [mapped, low[told].sum(), high[told].sum(), has_tail.sum()]
         sums += torch.stack([one.double() for one in part])
@@ -147,9 +151,33 @@ def _error(teacher: Teacher) -> float:
     )
 
 
+def tail_ends(
+    topk: TopK, temperature: float, *, is_top: bool, is_rounded: bool, error: float = 0.0
+) -> tuple[Float[Tensor, " *A"], Float[Tensor, " *A"]]:
+    """Return the least and the largest mass of tails at a temperature.
+
+    Args:
+        topk: The lists.
+        temperature: Of the divergence.
+        is_top: Nothing outside is larger than what was kept.
+        is_rounded: Tails are what numbers lack of 1 that an engine has rounded, to 16 bits at worst.
+        error: Nats by which the numbers of a list may be off, for it was stored in few bits.
+    """
+    if not is_rounded or temperature == 1:
+        return _tails(topk, temperature, is_top=is_top, error=error)
+    logprobs = topk.logprobs.double()
+    off = (logprobs.exp() * (FLOAT32 - BFLOAT16 * logprobs)).masked_fill(topk.ids < 0, 0).sum(dim=-1)
+    tail = topk.log_tail.double().exp()
+    ends = [numerics.log_of(one).to(topk.log_tail.dtype) for one in ((tail - off).clamp_min(0), tail + off)]
+    least, most = (TopK(topk.ids, topk.logprobs, one, topk.n_entries) for one in ends)
+    low, _ = _tails(least, temperature, is_top=is_top, error=error)
+    _, high = _tails(most, temperature, is_top=is_top, error=error)
+    return low, high
+
+
 def _tails(
     topk: TopK, temperature: float, *, is_top: bool, error: float
-) -> tuple[Float[Tensor, " A"], Float[Tensor, " A"]]:
+) -> tuple[Float[Tensor, " *A"], Float[Tensor, " *A"]]:
     if temperature == 1:
         return topk.log_tail.exp(), topk.log_tail.exp()
     low, high = softened_tail_interval(topk, temperature=temperature, is_top=False, error=error)

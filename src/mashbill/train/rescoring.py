@@ -9,7 +9,7 @@ from mashbill import numerics
 from mashbill.distributions.dense import Dense
 from mashbill.distributions.topk import TopK
 from mashbill.errors import MashbillError
-from mashbill.shapes import Float, Int, Tensor
+from mashbill.shapes import Bool, Float, Int, Tensor
 from mashbill.teachers.protocol import Scored, Teacher
 from mashbill.train.corpus import Corpus
 
@@ -35,6 +35,9 @@ class Difference:
         cut: The part of it that no number of the same entries could avoid: they alone are kept, but exactly.
         typical: Median of what is lost beyond that part, in nats.
         agreement: Share of positions whose most probable entry is the teacher's.
+        apart: How far the lists of the worst position are apart, of a teacher that answers with lists: 0 for equal
+            ones, 1 for lists with nothing in common.
+        where_apart: Row and position of it.
     """
 
     n_rows: int
@@ -47,6 +50,8 @@ class Difference:
     cut: float
     typical: float
     agreement: float
+    apart: float = 0.0
+    where_apart: str = ""
 
     @property
     def is_of_another(self) -> bool:
@@ -87,21 +92,25 @@ def difference(parts: Sequence[tuple[Dense | TopK, Dense | TopK]], names: Sequen
     """
     if not names:
         raise MashbillError("there is no row to ask about again", help="the store has none that the teacher answered")
-    gaps, weights, lost, cut, same, infinite = [], [], [], [], [], []
+    gaps, weights, lost, cut, same, infinite, apart = [], [], [], [], [], [], []
     for live, kept in parts:
         truth = dense(live).double()
         assert isinstance(kept, TopK), "a store keeps nothing else"
         used = kept.ids >= 0
         said = truth.gather(-1, kept.ids.clamp_min(0))
+        if isinstance(live, TopK):
+            used = _listed(live, kept)  # of the others its tail alone says something
+            apart.append(_apart(live, kept, said))
         gaps.append(torch.where(used, (said - kept.logprobs).abs(), 0).amax(dim=-1))
         weights.append((torch.where(used, said.exp() * (said - kept.logprobs).abs(), 0)).sum(dim=-1))
         exact = _cut_to(truth, kept)
         infinite.append((kept.n_used < kept.n_entries) & (kept.log_tail <= numerics.LOG_ZERO))
         lost.append(_kl(truth, kept.densify()))
         cut.append(_kl(truth, exact.densify()))
-        best = torch.where(used, kept.logprobs, -torch.inf).argmax(dim=-1, keepdim=True)
+        best = torch.where(kept.ids >= 0, kept.logprobs, -torch.inf).argmax(dim=-1, keepdim=True)
         same.append(kept.ids.gather(-1, best).squeeze(-1) == truth.argmax(dim=-1))
-    gap, is_infinite = torch.cat(gaps), torch.cat(infinite)
+    gap, far = torch.cat(gaps), torch.cat(apart or [torch.zeros(len(names))])
+    is_infinite = torch.cat(infinite)
     lost_of, cut_of = (torch.cat(each)[~is_infinite] for each in (lost, cut))
     return Difference(
         n_rows=len(parts),
@@ -114,6 +123,8 @@ def difference(parts: Sequence[tuple[Dense | TopK, Dense | TopK]], names: Sequen
         cut=float(cut_of.mean()) if len(cut_of) else 0.0,
         typical=float((lost_of - cut_of).median()) if len(lost_of) else 0.0,
         agreement=float(torch.cat(same).double().mean()),
+        apart=float(far.max()),
+        where_apart=names[int(far.argmax())],
     )
 
 
@@ -128,6 +139,26 @@ def flat(scored: Scored, mask: Tensor) -> Dense | TopK:
 def dense(given: Dense | TopK) -> Float[Tensor, "P V"]:
     """Return log-probabilities of all entries, a tail spread evenly."""
     return given.logprobs if isinstance(given, Dense) else given.densify()
+
+
+def _listed(live: TopK, kept: TopK) -> Bool[Tensor, "P S"]:
+    """Say which stored entries the teacher lists today."""
+    known = torch.zeros(len(live.ids), live.n_entries + 1)
+    known.scatter_(-1, torch.where(live.ids >= 0, live.ids, live.n_entries).long(), 1)
+    return (known.gather(-1, kept.ids.clamp_min(0).long()) > 0) & (kept.ids >= 0)
+
+
+def _apart(live: TopK, kept: TopK, said: Float[Tensor, "P S"]) -> Float[Tensor, " P"]:
+    """Return ``1 - sum min(p, q) / sum max(p, q)`` over the stored entries.
+
+    One that is not listed today is no more probable than the least that is, and counts as that near.
+    """
+    stored = kept.logprobs.double().exp().masked_fill(kept.ids < 0, 0)
+    least = live.logprobs.double().masked_fill(live.ids < 0, 0).amin(dim=-1, keepdim=True).exp()
+    today = torch.where(_listed(live, kept), said.exp(), torch.minimum(stored, least))
+    high = torch.maximum(stored, today).sum(dim=-1)
+    low = torch.minimum(stored, today).sum(dim=-1)
+    return torch.where(high > 0, 1 - low / high.clamp_min(1e-300), 0)
 
 
 def _cut_to(truth: Float[Tensor, "P V"], kept: TopK) -> TopK:

@@ -3,9 +3,10 @@
 from typing import Any
 
 import pytest
-from servers.pretend import Server, make_tokenizer
+from servers.pretend import Server
+from servers.pretend_tokenizers import make_tokenizer
 
-from mashbill.teachers.endpoint.contact import PROBE
+from mashbill.teachers.endpoint.contact import probe_of
 from mashbill.teachers.endpoint.settings import Settings
 from mashbill.teachers.endpoint.teacher import EndpointTeacher
 from mashbill.teachers.token_bytes import TokenBytes
@@ -26,10 +27,10 @@ def teacher_of(tokenizer: Any) -> Any:
     def make(server: Server | str, **changes: Any) -> EndpointTeacher:
         url = server if isinstance(server, str) else server.url
         usual: dict[str, Any] = {"url": url, "model": "pretend", "backoff": 1e-3, "timeout": 5.0, "top_logprobs": 8}
-        probe = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
-        tokens = TokenBytes.of(tokenizer, owner="the student")
-        settings = Settings(**{**usual, **changes})
-        made.append(EndpointTeacher("far", settings, Vocabulary.from_tokenizer(tokenizer), tokens, probe=probe))
+        own = server.pretend.tokenizer if isinstance(server, Server) else tokenizer
+        tokens = TokenBytes.of(own, owner="the student")
+        settings, probe = Settings(**{**usual, **changes}), probe_of(own, tokens)
+        made.append(EndpointTeacher("far", settings, Vocabulary.from_tokenizer(own), tokens, probe=probe))
         return made[-1]
 
     yield make

@@ -34,6 +34,8 @@ def refusal(teacher_of: MakeTeacher, tokenizer: Any, server: Server | str, **cha
         (Habits(limit=5), "vllm", "greater than max allowed: 5"),
         (Habits(models=("other", "another")), "vllm", "no model `pretend`.*has `other`, `another`"),
         (Habits(models=("pretend-2",)), "vllm", "did you mean `pretend-2`"),
+        (Habits(most=3), "completions", "lists 3 entries, and 8 were asked for.*smaller `top_logprobs`"),
+        (Habits(most=3), "steps", "lists 3 entries, and 8 were asked for"),
         (Habits(key="sk-right"), "vllm", "HTTP 401.*name a `key_variable`"),
     ],
 )
@@ -64,6 +66,36 @@ def test_a_dead_endpoint_is_found_out_at_once(teacher_of: MakeTeacher, tokenizer
     text = refusal(teacher_of, tokenizer, url, backoff=60.0)
     assert "nobody answers" in text
     assert "start the server" in text
+
+
+@pytest.mark.parametrize(
+    ("models", "is_read"),
+    [
+        ({"data": 5}, False),
+        ({"data": [{"id": "pretend", "aliases": 7}]}, False),
+        ({"data": {"id": 1}}, True),  # says nothing of what it has, as servers may
+        ([], True),
+    ],
+)
+def test_odd_names_of_models_are_one_error_or_none(
+    models: Any, is_read: bool, teacher_of: MakeTeacher, tokenizer: Any
+) -> None:
+    class Odd(Handler):
+        """Says what it has in its own way."""
+
+        def _serve(self, body: bytes) -> None:
+            if body:
+                super()._serve(body)
+            else:
+                self.send(200, models)
+
+    with Server(handler=Odd) as server:
+        teacher = teacher_of(server, retries=0)
+        if is_read:
+            assert teacher.score(inputs_of(tokenizer, ["five"])).refused == {}
+        else:
+            with pytest.raises(TeacherError, match="another shape than what was asked for"):
+                teacher.score(inputs_of(tokenizer, ["five"]))
 
 
 class Page(Handler):

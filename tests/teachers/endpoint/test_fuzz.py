@@ -1,5 +1,6 @@
 """Replies with anything in place of any of their parts are refused, or give numbers that can be probabilities."""
 
+import contextlib
 import json
 import math
 from collections.abc import Iterator
@@ -8,12 +9,15 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from servers.pretend import Pretend, make_tokenizer
+from servers.pretend import Pretend
+from servers.pretend_tokenizers import make_tokenizer
 
-from mashbill.teachers.endpoint.asking import Failed, Form, Question
+from mashbill.errors import MashbillError
+from mashbill.teachers.endpoint.asking import Failed, Form, Question, Read
+from mashbill.teachers.endpoint.contact import Endpoint, find_form, probe_of
 from mashbill.teachers.endpoint.echoed import Completions, Sglang, Vllm
 from mashbill.teachers.endpoint.replies import guarded
-from mashbill.teachers.endpoint.settings import Settings
+from mashbill.teachers.endpoint.settings import FormName, Settings
 from mashbill.teachers.endpoint.spelling import Spelling
 from mashbill.teachers.endpoint.stepwise import Chat, Steps
 from mashbill.teachers.token_bytes import TokenBytes
@@ -51,6 +55,29 @@ def put(value: Any, path: tuple[Any, ...], junk: Any) -> Any:
     copy = dict(value) if isinstance(value, dict) else list(value)
     copy[path[0]] = put(value[path[0]], path[1:], junk)
     return copy
+
+
+@pytest.mark.parametrize("form", ["auto", "vllm", "sglang", "completions", "steps", "chat"])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+@given(data=st.data())
+def test_a_first_contact_with_junk_ends_with_a_form_or_one_error(form: FormName, data: st.DataObject) -> None:
+    tokenizer = make_tokenizer()
+    tokens, pretend = TokenBytes.of(tokenizer, owner="the student"), Pretend(tokenizer)
+    settings_ = Settings(url="http://localhost/v1", model="pretend", top_logprobs=4, form=form)
+    left = data.draw(st.integers(0, 6))
+
+    def ask(path: str, body: Any, read: Read) -> Any:
+        nonlocal left
+        path = path if path.startswith("/") else "/generate"
+        reply = json.loads(json.dumps(pretend.answer(path if path == "/generate" else f"/v1{path}", body or {})))
+        left -= 1
+        if left < 0 and data.draw(st.booleans()):
+            reply = put(reply, data.draw(st.sampled_from(list(places(reply))[:40])), data.draw(JUNK))
+        return guarded(read, reply)
+
+    with contextlib.suppress(MashbillError):  # and nothing else
+        found = find_form(Endpoint("far", settings_), ask, Spelling(tokens), probe_of(tokenizer, tokens))
+        assert form in ("auto", found.name)
 
 
 @pytest.mark.parametrize("form", forms(), ids=lambda form: f"{form.name} {getattr(form, 'shift', '')}")

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
-from servers.pretend import Habits, Handler, Server, make_tokenizer
+from servers import pretend
+from servers.pretend import Habits, Handler, Server
+from servers.pretend_tokenizers import make_tokenizer
 
 from mashbill.cli.app import main as mashbill
 from mashbill.train import endpoint_teachers
@@ -104,8 +106,23 @@ def test_a_bad_recipe_is_refused_without_a_network(
     text = require_one_error(recipe, words, capsys)
     assert "hunter2" not in text
     assert "recipe.yaml:" in text
-    live = write("http://127.0.0.1:9/v1", **{**changes, "teachers__store": None})
-    assert "hunter2" not in require_one_error(live, words, capsys, "distill")
+
+
+def test_an_endpoint_without_a_store_is_refused_before_anything_is_paid(
+    write: Write, far: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in ("validate", "distill"):
+        text = require_one_error(write(far.url, teachers__store=None), "give the teacher a `store`", capsys, command)
+        assert "recipe.yaml:" in text
+    assert far.requests == []
+
+
+def test_one_process_asks_an_endpoint(write: Write, far: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = write(far.url)
+    assert mashbill(["capture", str(recipe), "--workers", "2"]) == 2
+    assert "--workers 2: teacher `far` is an endpoint, which one process asks" in capsys.readouterr().err
+    assert far.requests == []
+    assert not (recipe.parent / "store").exists()
 
 
 @pytest.mark.parametrize(
@@ -119,18 +136,15 @@ def test_a_bad_recipe_is_refused_without_a_network(
         (Habits(words={n: f"x{n}" for n in range(1, 300)}), {}, "does not share the student's vocabulary"),
     ],
 )
-@pytest.mark.parametrize("command", ["capture", "distill"])
 def test_an_endpoint_that_cannot_be_used_is_one_error(
     habits: Habits,
     changes: Mapping[str, Any],
     words: str,
-    command: str,
     write: Write,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    stored = {} if command == "capture" else {"teachers__store": None}
     with Server(habits) as server:
-        require_one_error(write(server.url, **changes, **stored), words, capsys, command)
+        require_one_error(write(server.url, **changes), words, capsys)
 
 
 class Page(Handler):
@@ -162,7 +176,6 @@ def test_a_dead_endpoint_is_one_error(write: Write, capsys: pytest.CaptureFixtur
     with Server() as server:
         url = server.url
     require_one_error(write(url), "nobody answers", capsys)
-    require_one_error(write(url, teachers__store=None), "nobody answers", capsys, "distill")
 
 
 def test_a_host_that_does_not_exist_is_one_error(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,33 +198,50 @@ def test_a_classifier_cannot_hear_tokens(write: Write, capsys: pytest.CaptureFix
 
 
 def test_validate_asks_nobody(write: Write, far: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    assert mashbill(["validate", str(write(far.url, teachers__store=None))]) == 0
+    assert mashbill(["capture", str(write(far.url))]) == 0
+    far.requests.clear()
+    assert mashbill(["validate", str(write(far.url))]) == 0
     assert far.requests == []
     assert "far" in capsys.readouterr().out
 
 
-def test_a_run_asks_an_endpoint_once_and_a_store_never(
+def test_a_capture_asks_an_endpoint_once_and_a_run_never(
     write: Write, far: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAR_KEY", "sk-far-0123456789abcdef")
-    live = write(far.url, teachers__store=None, **{ENDPOINT + "key_variable": "FAR_KEY"})
-    assert mashbill(["distill", str(live)]) == 0
+    kept = write(far.url, train__logging_steps=1, **{ENDPOINT + "key_variable": "FAR_KEY"})
+    assert mashbill(["capture", str(kept)]) == 0
     asked = [body for _, _, body in far.requests if body]
     assert 0 < len(asked) <= 2 * len(TEXTS) + 8  # rows and evaluation, the first row once more, and the self-test
-    told = capsys.readouterr()
-    files = [file for file in live.parent.rglob("*") if file.is_file()]
-    assert not any(b"sk-far" in file.read_bytes() for file in files)
-    assert "sk-far" not in told.out + told.err
-
-    kept = write(far.url, output="run2", **{ENDPOINT + "key_variable": "FAR_KEY"})
-    assert mashbill(["capture", str(kept)]) == 0
     # From here on neither key nor endpoint are needed.
     monkeypatch.delenv("FAR_KEY")
     far.requests.clear()
     assert mashbill(["distill", str(kept)]) == 0, capsys.readouterr().err
     assert far.requests == []
-    losses = [_losses(live.parent / name) for name in ("run", "run2")]
-    assert losses[0] == pytest.approx(losses[1], abs=2e-3)
+    told = capsys.readouterr()
+    files = [file for file in kept.parent.rglob("*") if file.is_file()]
+    assert not any(b"sk-far" in file.read_bytes() for file in files)
+    assert "sk-far" not in told.out + told.err
+    assert len(_losses(kept.parent / "run")) == 2
+
+
+def test_a_store_is_compared_with_what_its_endpoint_says_today(
+    write: Write, far: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = write(far.url)
+    assert mashbill(["capture", str(recipe)]) == 0
+    verify = ["verify", str(recipe.parent / "store"), "--recipe", str(recipe)]
+    plain = pretend.next_logprobs
+
+    def noisy(prefix: tuple[int, ...], size: int) -> tuple[float, ...]:
+        return tuple(one - 0.02 * (id % 2) for id, one in enumerate(plain(prefix, size)))
+
+    monkeypatch.setattr(pretend, "next_logprobs", noisy)
+    assert mashbill(verify) == 0, capsys.readouterr()
+    monkeypatch.setattr(pretend, "next_logprobs", lambda prefix, size: plain((*prefix, 7), size))
+    assert mashbill(verify) == 4
+    told = capsys.readouterr()
+    assert "apart from those of its teacher today" in told.out + told.err
 
 
 def _losses(run: Path) -> list[float]:
@@ -221,7 +251,8 @@ def _losses(run: Path) -> list[float]:
 
 def test_a_chat_teaches_completions(write: Write, far: Server) -> None:
     changes = {"data__format": "prompt_completion", ENDPOINT + "form": "chat", "train__logging_steps": 1}
-    recipe = write(far.url, teachers__store=None, **changes)
+    recipe = write(far.url, **changes)
+    assert mashbill(["capture", str(recipe)]) == 0
     assert mashbill(["distill", str(recipe)]) == 0
     assert len(_losses(recipe.parent / "run")) == 2
 

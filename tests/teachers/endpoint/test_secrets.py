@@ -7,11 +7,28 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from mashbill.teachers.endpoint.settings import Settings
-from mashbill.teachers.endpoint.transport import Transport
+from mashbill.teachers.endpoint.transport import Redactor, Transport
 
 pytest.importorskip("openai", reason="needs the extra `http`: pip install 'mashbill[http]'")
 
 KEY = "sk-secret-0123456789"
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "bad key sk/secret+0123456789",
+        "/v1?key=sk%2Fsecret%2B0123456789&x",
+        '{"torn": "' + "".join(f"\\u{ord(letter):04x}" for letter in "sk/secret+0123456789"),
+        "cut short: sk/secret+01234",
+    ],
+)
+def test_a_key_is_taken_out_however_it_is_spelled(told: str) -> None:
+    cleared = Redactor("sk/secret+0123456789")(told)
+    assert "[key]" in cleared
+    assert "0123" not in cleared
+    assert "0030" not in cleared
+    assert Redactor("sk/secret+0123456789")("no key: sk-other") == "no key: sk-other"
 
 
 class Parrot(BaseHTTPRequestHandler):

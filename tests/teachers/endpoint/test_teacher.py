@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from servers.asked import MakeTeacher, inputs_of, require_truth
+from servers.faulty import FaultyHandler
 from servers.pretend import Habits, Handler, Pretend, Server
 
 from mashbill.distributions import TopK
@@ -144,6 +145,27 @@ def test_a_rate_limit_is_kept_by_all(teacher_of: MakeTeacher, tokenizer: Any) ->
         assert teacher.score(inputs).refused == {}
     gaps = [after - before for before, after in zip(came[n_before:], came[n_before + 1 :], strict=False)]
     assert gaps[0] >= 0.99
+
+
+@pytest.mark.parametrize(("kind", "words"), [("no end", "has more than"), ("drops", "went on for more than 0.3 s")])
+def test_a_reply_without_an_end_is_not_read_for_ever(
+    kind: str, words: str, teacher_of: MakeTeacher, tokenizer: Any
+) -> None:
+    class Endless(FaultyHandler):
+        """Answers the last question for ever."""
+
+        def _serve(self, body: bytes) -> None:
+            if len(self.requests) == n_before:
+                self._break(kind, body)
+            else:
+                Handler._serve(self, body)
+
+    n_before = -1
+    with Server(handler=Endless) as server:
+        teacher = teacher_of(server, retries=0, timeout=0.3, form="vllm")
+        teacher.score(inputs_of(tokenizer, ["five"]))
+        n_before = len(server.requests)
+        assert words in teacher.score(inputs_of(tokenizer, ["four"])).refused[0]
 
 
 @pytest.mark.parametrize("value", ["", "two words", "line\nend", "café"])

@@ -70,7 +70,8 @@ def test_figures_are_of_answered_positions_alone():
         V,
     )
     given = replace(given, scored=Scored(nothing, given.scored.statistics))
-    found = measured(given, decode(encode(given, layout, {}), layout, where="here").scored, layout)
+    whole = decode(encode(given, layout, {}), layout, where="here")
+    found = measured(given, whole.scored, whole, layout)
     told = torch.from_numpy(np.repeat(~np.isin(np.arange(10), (1, 2, 4, 7)), n_each))
     top = truth(asked).logprobs[asked.mask][told].double().exp().topk(8).values.sum(-1)
     assert 0 < int(told.sum()) < len(told)
@@ -93,7 +94,8 @@ def test_nothing_is_measured_where_nobody_answered(tmp_path):
 def test_positions_where_k_entries_hold_less_than_the_mass_are_counted():
     asked, layout = inputs(), Layout(V, k=8, mass=0.8, classes=CLASSES)
     given = answered(asked, range(10), k=64)
-    found = measured(given, decode(encode(given, layout, {}), layout, where="here").scored, layout)
+    whole = decode(encode(given, layout, {}), layout, where="here")
+    found = measured(given, whole.scored, whole, layout)
     top = truth(asked).logprobs[asked.mask].double().exp().topk(8).values.sum(-1)
     assert 0 < found.n_short == int((top < 0.8).sum()) < len(top)
     assert isinstance(found, Figures)

@@ -4,8 +4,10 @@ This module does not import torch.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
+
+from mashbill.teachers.endpoint.rounding import Rounding
 
 Verdict = Literal["again", "row", "stop"]
 """Of a failure: another attempt may succeed, this row will never be answered, or no row will."""
@@ -33,12 +35,14 @@ class Listed:
         label: That of the row's own token, None where the reply does not say it.
         is_top: The student has every token of the list, so that no other one can be more probable than its last.
         n_listed: Entries of the list, those included that the student does not have.
+        rounding: Of its numbers.
     """
 
     top: Mapping[int, float]
     label: float | None
     is_top: bool
     n_listed: int
+    rounding: Rounding = field(default_factory=Rounding)
 
 
 @dataclass(frozen=True)

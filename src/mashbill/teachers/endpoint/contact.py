@@ -13,12 +13,13 @@ from typing import Any
 
 from mashbill.errors import TeacherError, VocabularyError, did_you_mean
 from mashbill.teachers.endpoint.asking import Ask, Failed, Form, Listed, Question, unanswerable
-from mashbill.teachers.endpoint.echoed import Completions, Sglang, Vllm
+from mashbill.teachers.endpoint.echoed import Completions, Sglang, Vllm, listed_words
 from mashbill.teachers.endpoint.replies import member
 from mashbill.teachers.endpoint.settings import Settings
 from mashbill.teachers.endpoint.spelling import Spelling
 from mashbill.teachers.endpoint.stepping import settle_chat, settle_steps
-from mashbill.teachers.endpoint.telling import OTHER, SAME, distance
+from mashbill.teachers.endpoint.telling import OTHER, SAME, distance, require_long
+from mashbill.teachers.token_bytes import TokenBytes
 
 PROBE = "The capital of France is Paris, and the capital of Italy is Rome. One, two, three, four, five."
 N_PLACES = 4
@@ -44,6 +45,11 @@ class Endpoint:
         return TeacherError(f"teacher `{self.teacher}`: {reason}", where=where, why=why, help=help)
 
 
+def probe_of(tokenizer: Any, tokens: TokenBytes) -> list[int]:
+    """Return the student's ids of :data:`PROBE`, which begin as its rows do."""
+    return [*tokens.start, *tokenizer(PROBE, add_special_tokens=False)["input_ids"]]
+
+
 def find_form(endpoint: Endpoint, ask: Ask, spelling: Spelling, probe: Sequence[int]) -> Form:
     """Return the form in which an endpoint can be asked.
 
@@ -51,7 +57,7 @@ def find_form(endpoint: Endpoint, ask: Ask, spelling: Spelling, probe: Sequence[
         endpoint: Which one.
         ask: Sends one request.
         spelling: Of the student's tokens.
-        probe: The student's ids of :data:`PROBE`.
+        probe: As :func:`probe_of` returns it.
 
     Raises:
         TeacherError: Nobody answers, the model is not there, or no form passes.
@@ -80,14 +86,11 @@ def find_form(endpoint: Endpoint, ask: Ask, spelling: Spelling, probe: Sequence[
 
 def _require_model(endpoint: Endpoint, ask: Ask) -> None:
     try:
-        reply = ask("/models", None, lambda reply: reply)
+        known, aliases = ask("/models", None, _models)
     except Failed as failure:
         if failure.reason.startswith(("HTTP 404", "HTTP 405", "HTTP 501")):
             return  # Not every server says what it has.
         raise _explained(endpoint, failure) from None
-    models = reply.get("data") if isinstance(reply, dict) else None
-    known = [str(one["id"]) for one in models or () if isinstance(one, dict) and "id" in one]
-    aliases = [str(name) for one in models or () if isinstance(one, dict) for name in one.get("aliases") or ()]
     wanted = endpoint.settings.model
     if known and wanted not in known + aliases:
         shown = ", ".join(f"`{name}`" for name in known[:5]) + (" and others" if len(known) > 5 else "")
@@ -97,33 +100,54 @@ def _require_model(endpoint: Endpoint, ask: Ask) -> None:
         )
 
 
+def _models(reply: Any) -> tuple[list[str], list[str]]:
+    """Return the names of a server's models, and their other names."""
+    models = (reply.get("data") if isinstance(reply, dict) else None) or ()
+    known = [str(one["id"]) for one in models if isinstance(one, dict) and "id" in one]
+    return known, [str(name) for one in models if isinstance(one, dict) for name in one.get("aliases") or ()]
+
+
 def _settle_completions(form: Completions, endpoint: Endpoint, ask: Ask, probe: Sequence[int]) -> Form:
     try:
         return _settle(form, endpoint, ask, probe)
     except Failed as failure:
         if failure.verdict != "row":
             raise
-    return _settle(replace(form, as_text=True), endpoint, ask, probe)
+    as_text, n_start = replace(form, as_text=True), len(form.spelling.tokens.start)
+    try:
+        return _settle(as_text, endpoint, ask, probe)
+    except Failed as failure:
+        if failure.verdict != "row" or not n_start:
+            raise
+        first = failure
+    try:  # Some do not repeat the start token that they put before a text.
+        return _settle(replace(as_text, n_hidden=n_start), endpoint, ask, probe)
+    except Failed:
+        raise first from None
 
 
 def _settle(
     form: Vllm | Sglang | Completions, endpoint: Endpoint, ask: Ask, probe: Sequence[int]
 ) -> Vllm | Sglang | Completions:
     """Return a form with the shift that its entries have."""
-    question = Question(tuple(probe), tuple(range(1, len(probe) - 1)))
-    both = [replace(form, shift=shift).calls(question)[0] for shift in (0, 1)]
+    question = Question(tuple(probe), tuple(range(2, len(probe) - 1)))
+    first = form.calls(question)[0]
 
-    def read(reply: Any) -> list[Mapping[int, Listed]]:
+    def read(reply: Any) -> tuple[list[Mapping[int, Listed]], Vllm | Sglang | Completions]:
         _require_echo(form, reply)
-        if not isinstance(form, Completions):
+        if isinstance(form, Completions):
+            heard = replace(form, spelling=form.spelling.heard(listed_words(reply)))
+        else:
             _require_same_words(form, endpoint, reply)
-        return [call.read(reply) for call in both]
+            heard = form
+        return [replace(heard, shift=shift).calls(question)[0].read(reply) for shift in (0, 1)], heard
 
-    readings = ask(both[0].path, both[0].body, read)
+    readings, form = ask(first.path, first.body, read)
     apart: tuple[list[float], list[float]] = ([], [])
-    for n in _places(len(probe)):
-        call = form.next_token(probe[:n])
-        said = ask(call.path, call.body, call.read)[0]
+    calls = {n: form.next_token(probe[:n]) for n in _places(len(probe))}
+    told = {n: ask(call.path, call.body, call.read)[0] for n, call in calls.items()}
+    require_long(told.values(), endpoint.settings)
+    for n, said in told.items():
         for shift in (0, 1):
             apart[shift].append(distance(readings[shift][n - 1].top, said.top))
     for shift in (0, 1):
@@ -139,7 +163,7 @@ def _settle(
 
 def _places(n: int) -> list[int]:
     """Return lengths of beginnings, spread over the probe."""
-    return sorted({max(2, n * (place + 1) // (N_PLACES + 1)) for place in range(N_PLACES)})
+    return sorted({max(3, n * (place + 1) // (N_PLACES + 1)) for place in range(N_PLACES)})
 
 
 def _require_echo(form: Form, reply: Any) -> None:

@@ -140,33 +140,41 @@ class Completions:
         spelling: Of the student's tokens.
         shift: 0 if entries are about their own token, 1 if about the next.
         as_text: Send the prompt as text, because the server takes no ids; rows whose tokens it cuts otherwise are
-            refused.
+            refused. Start tokens are left out, and put back by the server.
+        n_hidden: Start tokens that it puts before a text and does not repeat.
     """
 
     settings: Settings
     spelling: Spelling
     shift: int = 0
     as_text: bool = False
+    n_hidden: int = 0
     name: str = "completions"
 
     def calls(self, question: Question) -> Sequence[Call]:
         """Return the one request for a row."""
         sent = question.tokens
         if self.as_text and sent[-1] in self.spelling.tokens.special:
-            sent = sent[
-                :-1
-            ]  # An end of text cannot be sent as text; what is said of it comes with the token generated.
-        prompt = self.spelling.text_of(sent) if self.as_text else list(sent)
+            # An end of text cannot be sent as text; what is said of it comes with the token generated.
+            sent = sent[:-1]
+        prompt = self.spelling.beginning_of(sent) if self.as_text else list(sent)
         body = {**_usual(self.settings), "prompt": prompt, "logprobs": self.settings.top_logprobs, "echo": True}
         return [Call("/completions", body, lambda reply: self._read(reply, question, sent)), *_first(self, question)]
 
     def next_token(self, prefix: Sequence[int]) -> Call:
         """Return the request for what the server itself would say after some tokens."""
-        prompt = self.spelling.text_of(prefix) if self.as_text else list(prefix)
+        prompt = self.spelling.beginning_of(prefix) if self.as_text else list(prefix)
         body = {**_usual(self.settings), "prompt": prompt, "logprobs": self.settings.top_logprobs}
-        return Call("/completions", body, lambda reply: {0: generated_legacy(reply, 0, self.spelling, None)})
 
-    def _read(self, reply: Any, question: Question, sent: Sequence[int]) -> Mapping[int, Listed]:
+        def read(reply: Any) -> Mapping[int, Listed]:
+            self._require_start(reply, prefix)
+            return {0: generated_legacy(reply, 0, self.spelling, None)}
+
+        return Call("/completions", body, read)
+
+    def _read(self, reply: Any, question: Question, whole: Sequence[int]) -> Mapping[int, Listed]:
+        self._require_start(reply, whole)
+        sent = whole[self.n_hidden :]
         n, path = len(sent), ("choices", 0, "logprobs")
         said = [require_text(text) for text in sequence(reply, *path, "tokens", n_least=1)]
         if len(said) < n:
@@ -177,23 +185,48 @@ class Completions:
         self._require_end(reply, said, sent)
         found = {}
         for at in question.asked:
-            place = at + 1 - self.shift
+            place = at + 1 - self.shift - self.n_hidden
             if 0 < place < len(said):
                 known = own[place] if self.shift == 0 and place < n else None
                 label, is_top = question.tokens[at + 1], self.shift == 0
                 found[at] = _by_text(tops[place], self.spelling, label, known, is_top=is_top)
         return found
 
+    def _require_start(self, reply: Any, sent: Sequence[int]) -> None:
+        """Refuse a server of which it is not known that it puts before a text what the student's tokenizer does."""
+        tokens, n = self.spelling.tokens, prompt_tokens(reply)
+        if self.as_text and (tokens.start or tokens.leads_with_space) and n != len(sent):
+            raise unanswerable(
+                "it does not say how many tokens a prompt had, so that nobody knows whether it begins as the student's"
+                if n is None
+                else f"it cuts the row's text into {n} tokens, and the student into {len(sent)}, start tokens included"
+            )
+
     def _require_end(self, reply: Any, said: Sequence[str], sent: Sequence[int]) -> None:
         """Refuse a row that a server cuts into more tokens: the prompt's end must be where the student's is."""
         offsets = member(reply, "choices", 0, "logprobs").get("text_offset")
         if len(said) > len(sent) + 1:
             raise unanswerable(f"it cuts the row into {len(said)} tokens or more, and the student into {len(sent)}")
-        is_whole = not any("\ufffd" in text for text in said)  # Parts of characters have no length of their own.
+        # Parts of characters have no length of their own; what is put before a text is counted by tokens instead.
+        is_plain = not self.spelling.tokens.start and not self.spelling.tokens.leads_with_space
+        is_whole = is_plain and not any("\ufffd" in text for text in said)
         if self.as_text and is_whole and isinstance(offsets, list) and len(offsets) > len(sent):
             length = len(self.spelling.text_of(sent))
             if isinstance(offsets[len(sent)], int) and offsets[len(sent)] != length:
                 raise unanswerable("its tokens end elsewhere than the student's: they do not line up")
+
+
+def prompt_tokens(reply: Any) -> int | None:
+    """Return how many tokens a server says a prompt had, None if it does not say."""
+    usage = reply.get("usage") if isinstance(reply, dict) else None
+    n = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+    return n if isinstance(n, int) and not isinstance(n, bool) else None
+
+
+def listed_words(reply: Any) -> Iterator[str]:
+    """Yield the text of every entry of a legacy reply's lists."""
+    for entry in sequence(reply, "choices", 0, "logprobs", "top_logprobs", n_least=1):
+        yield from entry or ()
 
 
 def generated_legacy(reply: Any, place: int, spelling: Spelling, label: int | None) -> Listed:
@@ -212,11 +245,13 @@ def _by_text(entry: Any, spelling: Spelling, label: int | None, own: Any, *, is_
 
 
 def _first(form: "Vllm | Sglang | Completions", question: Question) -> list[Call]:
-    """Return the request for the first position, where entries are about the next token and there is none before."""
-    if not form.shift or question.asked[0] != 0:
-        return []
-    call = form.next_token(question.tokens[:1])
-    return [Call(call.path, call.body, call.read)]
+    """Return the requests for first positions that a reply leaves open, as nothing is said of its first token."""
+    n_open = form.shift + (form.n_hidden if isinstance(form, Completions) else 0)
+    return [_apart(form.next_token(question.tokens[: at + 1]), at) for at in question.asked if at < n_open]
+
+
+def _apart(call: Call, at: int) -> Call:
+    return Call(call.path, call.body, lambda reply: {at: call.read(reply)[0]})
 
 
 def _usual(settings: Settings) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mashbill.teachers.endpoint.asking import Listed, Read, bad
+from mashbill.teachers.endpoint.rounding import Rounding
 
 SENTINEL = -1000.0
 """Servers write -9999 and the like where they have no number; nothing that a model says is so improbable."""
@@ -116,6 +117,7 @@ def listed(
             raise bad(f"its reply says two things about one token: {own:.6g} and {apart:.6g}")
         own = own if own is not None else apart if apart > SENTINEL else None
     outside = [] if own is None or label in top else [own]
+    rounding = Rounding.of([*top.values(), *others])
     total = math.fsum(map(math.exp, [*top.values(), *others, *outside]))
     if total > 1 + TOLERANCE:
         raise bad(f"the probabilities in its reply sum to {total:.6g} at a position")
@@ -125,4 +127,4 @@ def listed(
         shift = math.log(total)
         top = {id: number - shift for id, number in top.items()}
         own = None if own is None else own - shift
-    return Listed(top, own, is_top and not others, n)
+    return Listed(top, own, is_top and not others, n, rounding)

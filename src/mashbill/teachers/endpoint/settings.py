@@ -118,5 +118,5 @@ def require_client() -> None:
         raise MashbillError(
             "the package `openai` is not installed",
             why="teachers behind an endpoint need it",
-            help="pip install openai",
+            help="pip install 'mashbill[http]'",
         )

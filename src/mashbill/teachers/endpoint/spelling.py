@@ -6,8 +6,8 @@ text. What is not certain has no id, and its mass goes to the tail.
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -25,15 +25,22 @@ class Spelling:
 
     Attributes:
         tokens: Bytes and control tokens of the student.
+        drops_spaces: The endpoint leaves the space before a word out of its text, so that a text may be that of two
+            tokens.
     """
 
     tokens: TokenBytes
+    drops_spaces: bool = False
 
     @cached_property
     def by_bytes(self) -> Mapping[bytes, int]:
         """The id of each token of text whose bytes no other one has."""
         counts = Counter(self.tokens.pieces.values())
         return {piece: id for id, piece in self.tokens.pieces.items() if counts[piece] == 1 and piece}
+
+    @cached_property
+    def _spaced(self) -> frozenset[bytes]:
+        return frozenset(piece for piece in self.tokens.pieces.values() if piece.startswith(b" "))
 
     @cached_property
     def by_name(self) -> Mapping[str, int]:
@@ -52,7 +59,10 @@ class Spelling:
             return self.by_bytes.get(bytes.fromhex(match[1].replace("\\x", "")))
         if text in self.by_name:
             return self.by_name[text]
-        return None if _LOST in text else self.by_bytes.get(text.encode("utf-8", "surrogatepass"))
+        piece = text.encode("utf-8", "surrogatepass")
+        if _LOST in text or (self.drops_spaces and b" " + piece in self._spaced):
+            return None
+        return self.by_bytes.get(piece)
 
     def id_of_entry(self, entry: Mapping[str, Any], *, trust_ids: bool) -> int | None:
         """Return the id of a token that a reply spells with its text, its bytes and perhaps an id."""
@@ -65,6 +75,10 @@ class Spelling:
             except (TypeError, ValueError):
                 raise bad("the bytes of a token in its reply are no bytes") from None
         return self.id_of_text(require_text(entry.get("token")))
+
+    def heard(self, words: Iterable[str]) -> "Spelling":
+        """Return what the texts of many tokens, all that are probable in several places, show of their spaces."""
+        return replace(self, drops_spaces=bool(self._spaced) and not any(word.startswith(" ") for word in words))
 
     def agrees(self, id: int, text: str) -> bool | None:
         """Say whether an id means the same here and there; None where the text does not tell."""
@@ -88,6 +102,20 @@ class Spelling:
             return self.tokens.joined(ids).decode("utf-8")
         except UnicodeDecodeError:
             raise unanswerable("a position lies inside a character, which cannot be sent as text") from None
+
+    def beginning_of(self, ids: Sequence[int]) -> str:
+        """Return the text of a row's first tokens, without what a tokenizer puts before every text.
+
+        Whoever is sent the text puts it there again; whether that is so, the count of its tokens tells.
+
+        Raises:
+            Failed: As :meth:`text_of`, or the row does not begin as every text does.
+        """
+        start = self.tokens.start
+        if tuple(ids[: len(start)]) != start:
+            raise unanswerable("it does not begin with the start token that is put before every text")
+        text = self.text_of(ids[len(start) :])
+        return text.removeprefix(" ") if self.tokens.leads_with_space else text
 
     def require_same(self, said: Sequence[str], sent: Sequence[int]) -> None:
         """Refuse a row whose tokens a server cuts in another way.

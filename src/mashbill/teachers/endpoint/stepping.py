@@ -11,11 +11,12 @@ from functools import partial
 from typing import Any
 
 from mashbill.teachers.endpoint.asking import Ask, Failed, Form, Listed, unanswerable
+from mashbill.teachers.endpoint.echoed import listed_words, prompt_tokens
 from mashbill.teachers.endpoint.replies import member
 from mashbill.teachers.endpoint.settings import Settings
 from mashbill.teachers.endpoint.spelling import Spelling
-from mashbill.teachers.endpoint.stepwise import Chat, Steps, prompt_tokens
-from mashbill.teachers.endpoint.telling import SAME, distance
+from mashbill.teachers.endpoint.stepwise import Chat, Steps
+from mashbill.teachers.endpoint.telling import SAME, distance, require_long
 
 QUESTION = "What is the capital of France? Answer in one sentence."
 _N_TRIES = 4
@@ -57,10 +58,9 @@ def _settle_steps(plain: Steps, ask: Ask, probe: Sequence[int]) -> Form:
     for n_cut in range(1, _N_TRIES + 1):
         prefix = list(probe[:-n_cut])
         form, first, id, second = ask("/completions", plain.generation(prefix, 2), partial(_begun, plain, len(prefix)))
+        require_long([first, *([] if second is None else [second])], form.settings)
         if not form.as_text and not form.trust_ids:
-            as_text = replace(form, as_text=True).generation(prefix, 1)
-            told = ask("/completions", as_text, partial(form.said, place=0))
-            _require_same(first, told, "token ids are another prompt to it than their text")
+            _require_same_prompt(form, first, prefix, ask)
         if second is not None:
             again = ask("/completions", form.generation([*prefix, id], 1), partial(form.said, place=0))
             _require_same(second, again, "it does not go on where a prompt ends")
@@ -71,11 +71,25 @@ def _settle_steps(plain: Steps, ask: Ask, probe: Sequence[int]) -> Form:
 def _begun(plain: Steps, n_sent: int, reply: Any) -> tuple[Steps, Listed, int | None, Listed | None]:
     """Return how to read replies, the list of the first token, that token, and the list of the second."""
     n = prompt_tokens(reply)
+    tokens = plain.spelling.tokens
+    if n is None and plain.as_text and (tokens.start or tokens.leads_with_space):
+        raise unanswerable("it does not say how many tokens a prompt had, so that nobody knows how it begins")
     if n is not None and n != n_sent:
         raise unanswerable(f"it cuts a prompt of {n_sent} tokens into {n}")
     form = replace(plain, trust_ids=_are_ids_ours(reply, plain.spelling))
+    if "content" not in member(reply, "choices", 0, "logprobs"):
+        form = replace(form, spelling=form.spelling.heard(listed_words(reply)))
     id = _first_id(reply, form)
     return form, form.said(reply, 0), id, None if id is None else form.said(reply, 1)
+
+
+def _require_same_prompt(form: Steps, first: Listed, prefix: Sequence[int], ask: Ask) -> None:
+    """Refuse ids that are another prompt than their text, with the start token that is put before it or without."""
+    as_text, read = replace(form, as_text=True).generation(prefix, 1), partial(form.said, place=0)
+    told, n_start = ask("/completions", as_text, read), len(form.spelling.tokens.start)
+    if n_start and distance(first.top, told.top) > SAME:
+        first = ask("/completions", form.generation(prefix[n_start:], 1), read)
+    _require_same(first, told, "token ids are another prompt to it than their text")
 
 
 def _require_same(one: Listed, other: Listed, otherwise: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mashbill.teachers.endpoint.asking import Call, Listed, Question, bad, unanswerable
-from mashbill.teachers.endpoint.echoed import generated_legacy
+from mashbill.teachers.endpoint.echoed import generated_legacy, prompt_tokens
 from mashbill.teachers.endpoint.replies import listed, member, sequence
 from mashbill.teachers.endpoint.settings import Settings
 from mashbill.teachers.endpoint.spelling import Spelling
@@ -38,7 +38,7 @@ class Steps:
 
     def generation(self, prefix: Sequence[int], n: int) -> Mapping[str, Any]:
         """Return the body of a request for some tokens after others."""
-        prompt = self.spelling.text_of(prefix) if self.as_text else list(prefix)
+        prompt = self.spelling.beginning_of(prefix) if self.as_text else list(prefix)
         k, model = self.settings.top_logprobs, self.settings.model
         return {"model": model, "prompt": prompt, "max_tokens": n, "temperature": 1.0, "logprobs": k}
 
@@ -81,8 +81,7 @@ class Chat:
     def calls(self, question: Question) -> Sequence[Call]:
         """Return a request for each position that counts."""
         first = question.asked[0]
-        start = len(self.spelling.tokens.start)
-        user = self.spelling.text_of(question.tokens[start : first + 1])
+        user = self.spelling.beginning_of(question.tokens[: first + 1])
         if not user:
             raise unanswerable("it has no prompt that could be the user's turn")
         return [
@@ -117,10 +116,3 @@ def by_entries(
         raise bad("an entry in its reply has no log-probability")
     pairs = [(spelling.id_of_entry(entry, trust_ids=trust_ids), member(entry, "logprob")) for entry in top]
     return listed(pairs, n_least=settings.top_logprobs, label=label)
-
-
-def prompt_tokens(reply: Any) -> int | None:
-    """Return how many tokens a server says a prompt had, None if it does not say."""
-    usage = reply.get("usage") if isinstance(reply, dict) else None
-    n = usage.get("prompt_tokens") if isinstance(usage, dict) else None
-    return n if isinstance(n, int) and not isinstance(n, bool) else None

@@ -34,7 +34,7 @@ class EndpointTeacher:
         settings: Where it is.
         vocabulary: The student's.
         tokens: Bytes of the student's tokens.
-        probe: The student's ids of :data:`mashbill.teachers.endpoint.contact.PROBE`.
+        probe: As :func:`mashbill.teachers.endpoint.contact.probe_of` returns it.
         classes: Of the student's entries, whose listed mass is measured.
 
     Attributes:

@@ -4,36 +4,48 @@ The key lives in the client alone. Whatever a server says is cut short and clear
 since some servers repeat the headers that they were sent.
 """
 
+import html
 import json
 import logging
 import time
+import weakref
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 from mashbill.teachers.endpoint.asking import Failed, bad
+from mashbill.teachers.endpoint.bounding import BoundError, bound
 from mashbill.teachers.endpoint.settings import Settings, require_client
 
 _AGAIN = (408, 409, 425, 429)
 _STOP = (401, 402, 403, 404, 405, 407, 410, 501)
 _N_SHOWN = 200
+_N_HARMLESS = 8
+# Letters that a key begins with may be those of all keys of a provider.
 _LOGGERS = ("openai._base_client", "httpx", "httpx2", "httpcore", "httpcore2")
 _CHILDREN = ("", ".connection", ".http11", ".http2", ".proxy", ".socks")
 
 
 class Redactor(logging.Filter):
-    """Takes a key out of texts and of log records."""
+    """Takes a key out of texts and of log records, spelled as it is or in another usual way, whole or cut short."""
 
     def __init__(self, key: str | None) -> None:
         super().__init__()
-        self._key = key
+        self._forms = _spellings(key) if key else ()
 
     def __repr__(self) -> str:
         return "Redactor()"
 
     def __call__(self, text: str) -> str:
         """Return the text without the key."""
-        return text.replace(self._key, "[key]") if self._key else text
+        for form in self._forms:
+            least = max(_N_HARMLESS, len(form) // 2)
+            if form[:least] in text:
+                for n in range(len(form), least - 1, -1):
+                    text = text.replace(form[:n], "[key]")
+        return text
 
     def within(self, value: Any) -> Any:
         """Return what a reply holds without the key, however deep it lies in it."""
@@ -48,9 +60,15 @@ class Redactor(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Rewrite a record that holds the key."""
         text = record.getMessage()
-        if self._key and self._key in text:
-            record.msg, record.args = self(text), ()
+        if (cleared := self(text)) != text:
+            record.msg, record.args = cleared, ()
         return True
+
+
+def _spellings(key: str) -> tuple[str, ...]:
+    """Return how a key may stand in a text that nobody has decoded."""
+    by_code = "".join(f"\\u{ord(letter):04x}" for letter in key)
+    return tuple(dict.fromkeys((key, quote(key, safe=""), json.dumps(key)[1:-1], html.escape(key), by_code)))
 
 
 class Transport:
@@ -65,18 +83,21 @@ class Transport:
 
     def __init__(self, settings: Settings) -> None:
         require_client()
-        from openai import Omit, OpenAI
+        from openai import DefaultHttpxClient, Omit, OpenAI
 
         key = settings.key()
         self.redact = Redactor(key)
         # The client reads variables of its own, which say nothing about this endpoint; without a key none is sent.
         own = {"OpenAI-Organization": Omit(), "OpenAI-Project": Omit()}
         self._options: Any = {"headers": {"Authorization": f"Bearer {key}" if key else Omit(), **own}}
+        http = DefaultHttpxClient(event_hooks={"response": [partial(bound, settings)]})
+        weakref.finalize(self, http.close).atexit = False  # an error may come before anybody closes it
         self._client = OpenAI(
             api_key=key or "none",
             base_url=settings.url,
             max_retries=0,
             timeout=settings.timeout,
+            http_client=http,
         )
         self._loggers = [logging.getLogger(name + child) for name in _LOGGERS for child in _CHILDREN]
         for logger in self._loggers:
@@ -111,8 +132,8 @@ class Transport:
             if body is None:
                 return self._client.get(path, cast_to=bytes, options=self._options)
             return self._client.post(path, cast_to=bytes, body=dict(body), options=self._options)
-        except openai.APITimeoutError:
-            return Failed("no answer in time", "again")
+        except (BoundError, openai.APITimeoutError) as error:
+            return Failed(str(error) if isinstance(error, BoundError) else "no answer in time", "again")
         except openai.APIStatusError as error:
             return self._of_status(error.status_code, error.response.text, error.response.headers)
         except openai.APIConnectionError as error:
