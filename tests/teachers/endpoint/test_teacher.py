@@ -226,8 +226,9 @@ def test_the_key_is_in_no_error_and_no_log(
 
 
 def test_identity_says_whom_and_what_for(teacher_of: MakeTeacher) -> None:
-    one, other = teacher_of("http://localhost:1/v1"), teacher_of("http://localhost:2/v1")
-    assert one.identity() != other.identity()
+    one, moved = teacher_of("http://localhost:1/v1"), teacher_of("http://elsewhere:2/v1")
+    assert one.identity() == moved.identity() != teacher_of("http://localhost:1/v2").identity()
+    assert one.identity() != teacher_of("http://localhost:1/v1", model="other").identity()
     assert one.identity()["source"] == "pretend"
     assert one.identity() == teacher_of("http://localhost:1/v1", concurrency=3, retries=9).identity()
 
