@@ -21,9 +21,9 @@ def measure_and_cut(logprobs: Float[Tensor, "P V"], *, labels: Int[Tensor, " P"]
         labels: The label of each position; ``-100`` means none.
         k: Entries to keep; at least 2, less than ``V``.
     """
-    probabilities = logprobs.exp()
+    probabilities = logprobs.softmax(dim=-1)  # exp, as they are normalised, by a faster one
     entropy = (-(probabilities * logprobs).sum(dim=-1)).clamp_min(0)
-    gini = 1 - probabilities.square().sum(dim=-1)
+    gini = 1 - torch.linalg.vector_norm(probabilities, dim=-1).square()
     kept, ids = numerics.largest(logprobs, k)
     rest = probabilities.scatter_(-1, ids, 0).sum(dim=-1)
     topk = TopK(ids, kept, rest.log(), logprobs.shape[-1])

@@ -18,8 +18,8 @@ from mashbill.shapes import Bool, Float, Int, Tensor
 from mashbill.teachers.protocol import Inputs, Scored
 from mashbill.teachers.vocabulary import Vocabulary
 
-CHUNK_ENTRIES = 2**17
-"""Log-probabilities that are made, measured and cut at once, a whole position at least: in float32 half a MiB, so that
+CHUNK_ENTRIES = 2**18
+"""Log-probabilities that are made, measured and cut at once, a whole position at least: in float32 one MiB, so that
 the passes over them read the cache and not memory."""
 
 
