@@ -75,3 +75,14 @@ def test_widen_copies_only_what_is_narrow():
     narrow, wide = torch.zeros(2, dtype=torch.bfloat16), torch.zeros(2)
     assert numerics.widen(narrow).dtype == torch.float32
     assert numerics.widen(wide) is wide
+
+
+@pytest.mark.parametrize(("n", "k"), [(5, 2), (4_096, 3), (10_007, 64), (49_152, 64)])
+def test_the_largest_are_those_of_topk(n, k):
+    values = torch.randn(3, n, generator=torch.Generator().manual_seed(0))
+    values[0] = values[0].round()  # ties
+    values[1, -k:] = 10 + torch.arange(k)  # all beside each other, in what no column holds
+    found, places = numerics.largest(values, k)
+    assert torch.equal(found, values.topk(k).values)
+    assert torch.equal(found, values.gather(-1, places))
+    assert all(len(set(row)) == k for row in places.tolist())

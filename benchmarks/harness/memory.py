@@ -28,6 +28,19 @@ def peak_above(function: Callable[[], object], *, device: str = "cpu") -> float:
     return _field("VmHWM") - start
 
 
+def most_resident() -> float:
+    """Return the most MiB that this process had resident, its files' pages too.
+
+    Not `getrusage`: there a process inherits the peak of the one that started it.
+    """
+    return _field("VmHWM")
+
+
+def own() -> float:
+    """Return the MiB that this process has of its own: not the pages of files, which can be taken back."""
+    return _field("RssAnon")
+
+
 def in_new_process(arguments: Sequence[str]) -> float | None:
     """Run this program again with other arguments and return the number that it prints; None if that cannot work."""
     if not _CLEAR.exists():
