@@ -103,15 +103,17 @@ def paces(name: str, folder: Path, texts: Sequence[str], *, threads: int, rounds
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     _, asked, n_bytes = captured(folder, texts, threads=threads)
     n_tokens = sum(int((tokens >= 0).sum()) for tokens in asked)
-    bare, whole, row = [], [], [texts[0][:LENGTH]]
-    opening = [captured(folder, row, threads=threads)[0]]
+    bare, whole, row = [], [], [texts[0][: 4 * LENGTH]]  # as long as the first, which is asked about beforehand
+    first, tokens, _ = captured(folder, row, threads=threads)
+    opening, n_first = [first], sum(int((one >= 0).sum()) for one in tokens)
     forward(model, asked[:2])
     for _ in range(rounds):
         bare.append(forward(model, asked))
         whole.append(captured(folder, texts, threads=threads)[0])
     opening.append(captured(folder, row, threads=threads)[0])
     fixed = statistics.mean(opening)
-    shares = [one / (all_of_it - fixed) for one, all_of_it in zip(bare, whole, strict=True)]
+    counted = 1 - n_first / n_tokens  # the row that is in both is taken off both
+    shares = [counted * one / (all_of_it - fixed) for one, all_of_it in zip(bare, whole, strict=True)]
     line = {
         "teacher": name,
         "threads": threads,
@@ -119,7 +121,7 @@ def paces(name: str, folder: Path, texts: Sequence[str], *, threads: int, rounds
         "bytes_per_token": n_bytes / n_tokens,
         "opening_s": fixed,
         "forward": n_tokens / statistics.median(bare),
-        "capture": n_tokens / (statistics.median(whole) - fixed),
+        "capture": counted * n_tokens / (statistics.median(whole) - fixed),
         "share": quartiles(shares),
     }
     print(*cells(line), sep="  ", flush=True)

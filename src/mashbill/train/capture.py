@@ -113,8 +113,25 @@ def capture_recipe(
         MashbillError: No teacher has a store and can be asked; a store holds something else; the disk is too small.
     """
     require_one_who_asks(loaded, workers)
+    n_threads = torch.get_num_threads()
     torch.set_num_threads(loaded.recipe.capture.threads)
-    share, shown = work or Work(), progress or Silent()
+    try:
+        share, shown = work or Work(), progress or Silent()
+        return _capture(loaded, share, workers=workers, again=again, fill_with=fill_with, shown=shown, say=say)
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+def _capture(
+    loaded: Loaded,
+    share: Work,
+    *,
+    workers: int | None,
+    again: bool,
+    fill_with: Fill | None,
+    shown: Progress,
+    say: Callable[[str], object],
+) -> list[Captured]:
     student = build_student(loaded.recipe.student, loaded.path.parent, loaded.recipe.train.seed)
     sets, teachers = question_sets(loaded, student), askable_teachers(loaded, student)
     tasks = list(_tasks(loaded, student, teachers, sets, again=again))

@@ -201,7 +201,7 @@ def test_the_worst_lists_take_no_more_than_is_said(tmp_path, n_entries, deepest,
     scored = Scored(TopK(ids, logprobs, torch.full((n,), numerics.LOG_ZERO), n_entries), statistics)
     given = Answered(("r",), (b"\0" * 32,), (np.zeros(0, np.int32),), np.array([0, n]), np.arange(n), scored, ("",))
     layout = Layout(n_entries, unit=unit)
-    plan = Plan({"kind": "test"}, "v", layout, cut([n], [b"\0" * 32], at_most=10**6))
+    plan = Plan({"kind": "test"}, "v", layout, cut([n], ["r"], [b"\0" * 32], at_most=10**6))
     note = write_shard(tmp_path, plan, plan.shards[0], given)
     said = layout.entry_bytes(deepest=deepest)
     assert said - 0.5 < note.encoded_bytes / note.n_kept <= said + 0.005 <= most
