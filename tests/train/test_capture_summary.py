@@ -23,7 +23,7 @@ def store(folder, refused):
         given = answered(asked, rows)
         said = tuple("it is too rude" if n in here else "" for n in range(len(rows)))
         write_shard(folder, plan, shard, replace(given, refused=said))
-    return asked, plan, _summary(Task(0, "a", TRAIN, folder, plan, 4, 0))
+    return asked, plan, _summary(Task(0, "a", TRAIN, folder, plan, 4, 0, folder), {})
 
 
 def test_a_summary_is_of_answered_positions(tmp_path):
@@ -47,7 +47,7 @@ def test_where_nothing_was_answered_there_are_no_figures(tmp_path):
 
 def test_a_shard_counts_as_much_as_it_has_positions(tmp_path):
     _, plan, _ = store(tmp_path, ())
-    note = read_note(tmp_path, plan.shards[0])
+    note = read_note(tmp_path, plan, plan.shards[0])
     assert note is not None
     long = replace(note, n_answered=1000, n_measured=10, lost=10 * 0.5)
     short = replace(note, n_answered=10, n_measured=10, lost=10 * 2.0)
