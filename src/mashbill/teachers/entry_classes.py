@@ -24,7 +24,7 @@ class EntryClasses:
         n_entries: ``V``.
 
     >>> classes = EntryClasses({"digits": (3, 4)}, n_entries=6)
-    >>> classes.mass(Dense.from_probs(torch.tensor([0.1, 0.1, 0.1, 0.3, 0.2, 0.2]))).tolist()
+    >>> classes.mass(Dense.from_probs(torch.tensor([0.1, 0.1, 0.1, 0.3, 0.2, 0.2]))).round(decimals=3).tolist()
     [0.5]
     """
 
