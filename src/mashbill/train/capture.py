@@ -241,22 +241,22 @@ def _summary(task: Task, others: Mapping[Path, int]) -> Captured:
     notes = [note for shard in task.plan.shards if (note := read_note(task.folder, task.plan, shard)) is not None]
     n_kept, n_answered = sum(one.n_kept for one in notes), sum(one.n_answered for one in notes)
     return Captured(
-        task.teacher,
-        "train" if task.rows == TRAIN else task.rows,
-        task.folder,
-        task.plan,
-        sum(one.n_rows for one in notes),
-        sum(one.n_bytes for one in notes),
-        sum(one.n_positions for one in notes),
-        sum(one.n_refused for one in notes),
-        n_answered,
-        sum(one.kept_mass for one in notes) / n_answered if n_answered else None,
-        sum(one.n_short for one in notes),
-        mean_lost(notes),
-        sum(one.n_measured for one in notes),
-        sum(one.encoded_bytes for one in notes) / n_kept if n_kept else None,
-        len(notes) == len(task.plan.shards),
-        others,
+        teacher=task.teacher,
+        rows="train" if task.rows == TRAIN else task.rows,
+        folder=task.folder,
+        plan=task.plan,
+        n_rows=sum(one.n_rows for one in notes),
+        n_bytes=sum(one.n_bytes for one in notes),
+        n_positions=sum(one.n_positions for one in notes),
+        n_refused=sum(one.n_refused for one in notes),
+        n_answered=n_answered,
+        kept_mass=sum(one.kept_mass for one in notes) / n_answered if n_answered else None,
+        n_short=sum(one.n_short for one in notes),
+        lost=mean_lost(notes),
+        n_measured=sum(one.n_measured for one in notes),
+        bytes_per_entry=sum(one.encoded_bytes for one in notes) / n_kept if n_kept else None,
+        is_complete=len(notes) == len(task.plan.shards),
+        others=others,
     )
 
 

@@ -116,8 +116,9 @@ def ask_of(task: Task, teacher: Teacher) -> Callable[[Shard], Answered | Mixed]:
         def some(rows: Sequence[int]) -> Answered:
             return answer(teacher, asked.at(rows), task.plan.layout, batch_size=task.batch_size)
 
-        is_first = not len(known().keys)
-        return some(range(len(asked))) if is_first else known().answers(asked.row_ids, asked.contents(), some)
+        if not len(known().keys):
+            return some(range(len(asked)))
+        return known().answers(asked.row_ids, asked.contents(), some)
 
     return ask
 

@@ -146,9 +146,8 @@ def _kept(topk: TopK) -> Float[Tensor, " A"]:
 
 def _error(teacher: Teacher) -> float:
     """Return how far the numbers of a list may be off, in nats."""
-    return (
-        max(plan.layout.error_bound for plan in teacher.plans.values()) if isinstance(teacher, StoredTeacher) else 0.0
-    )
+    plans = teacher.plans.values() if isinstance(teacher, StoredTeacher) else ()
+    return max((plan.layout.error_bound for plan in plans), default=0.0)
 
 
 def tail_ends(

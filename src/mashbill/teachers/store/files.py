@@ -66,16 +66,16 @@ def write_shard(folder: Path, plan: Plan, shard: Shard, answered: Answered | Mix
     path, metadata = path_of(folder, shard), _metadata(plan, shard)
     fresh = answered.fresh if isinstance(answered, Mixed) else answered
     table = encode(fresh, plan.layout, metadata)
-    asked = decode(table, plan.layout, where=str(path)).scored
+    asked = whole = decode(table, plan.layout, where=str(path))
     if isinstance(answered, Mixed):
         table = answered.table(plan.layout, metadata)
-    whole = decode(table, plan.layout, where=str(path))
+        whole = decode(table, plan.layout, where=str(path))
     if content_of_rows(whole.row_ids, whole.content) != shard.content or len(whole.positions) != shard.n_positions:
         raise ValueError(f"these are not the {shard.n_rows:,} rows of shard {shard.name}, in their order")
     with written_aside(path) as aside:
         _write(aside, table)
         sha256, n_bytes, encoded_bytes = sha256_of(aside), aside.stat().st_size, _encoded_bytes(aside)
-    figures = measured(fresh, asked, whole, plan.layout)
+    figures = measured(fresh, asked.scored, whole, plan.layout)
     if isinstance(answered, Mixed):
         figures = figures.with_loss(answered.n_measured, answered.lost)
     note = Note(

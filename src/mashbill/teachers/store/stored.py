@@ -17,7 +17,7 @@ from mashbill.teachers.positions import joined, part_of, spread
 from mashbill.teachers.protocol import Inputs, Scored
 from mashbill.teachers.store.columns import Answered
 from mashbill.teachers.store.content import content_of
-from mashbill.teachers.store.files import read_note, read_refused, read_shard
+from mashbill.teachers.store.files import Note, read_note, read_refused, read_shard
 from mashbill.teachers.store.finding import Finder
 from mashbill.teachers.store.plan import FILE, Plan, Shard
 from mashbill.teachers.vocabulary import Vocabulary
@@ -55,6 +55,7 @@ class StoredTeacher:
         inside = sorted(one.parent for one in self.folder.glob(f"*/{FILE}"))
         self.plans = {one: Plan.read(one) for one in inside or [self.folder]}
         self._most_shards = most_shards
+        self._notes: dict[Path, list[Note]] = {}
         self._kept: OrderedDict[tuple[Path, int], Answered] = OrderedDict()
         self._ahead: dict[tuple[Path, int], Future[Answered]] = {}
         for place, plan in self.plans.items():
@@ -99,9 +100,8 @@ class StoredTeacher:
         """Ids of rows that the teacher could not answer, and why."""
         found: dict[str, str] = {}
         for folder, plan in self.plans.items():
-            for shard in plan.shards:
-                note = read_note(folder, plan, shard)
-                if note is not None and note.n_refused:
+            for shard, note in zip(plan.shards, self._notes[folder], strict=True):
+                if note.n_refused:
                     found |= dict(read_refused(folder, shard))
         return found
 
@@ -132,8 +132,7 @@ class StoredTeacher:
         """Hashes of all that the stores hold: the same plan may have been captured anew, with other answers."""
         found = []
         for folder, plan in self.plans.items():
-            notes = [read_note(folder, plan, shard) for shard in plan.shards]
-            held = "".join(note.sha256 for note in notes if note is not None)
+            held = "".join(note.sha256 for note in self._notes[folder])
             found.append(hashlib.sha256(f"{plan.digest}{held}".encode()).hexdigest())
         return " ".join(found)
 
@@ -220,10 +219,12 @@ class StoredTeacher:
                 why=f"it was captured with {kept}, and the recipe has {wanted}",
                 help="capture it again into another `store`; or give those classes, or none",
             )
-        n_missing = sum(one.n_rows for one in plan.shards if read_note(place, plan, one) is None)
+        notes = [read_note(place, plan, shard) for shard in plan.shards]
+        n_missing = sum(shard.n_rows for shard, note in zip(plan.shards, notes, strict=True) if note is None)
         if n_missing > 0:
             raise MashbillError(
                 f"the store of teacher `{self.id}` is not complete: {n_missing:,} of {plan.n_rows:,} rows are missing",
                 where=str(place),
                 help="run `mashbill capture` again; it goes on where it stopped",
             )
+        self._notes[place] = [note for note in notes if note is not None]
