@@ -1,3 +1,4 @@
+import mmap
 from pathlib import Path
 
 import pytest
@@ -24,9 +25,11 @@ def advised(values):
 
 @pytest.mark.skipif(not IS_OFFERED, reason="the system has no large pages to give: run it where it has")
 def test_large_tensors_lie_in_large_pages_and_small_ones_are_left_alone():
-    large = in_large_pages(torch.empty(2**24))
+    # Mapped here, since memory that the allocator has used before may have been asked for already.
+    large, beside = (torch.frombuffer(mmap.mmap(-1, 2**24), dtype=torch.float32) for _ in range(2))
+    assert in_large_pages(large) is large
     assert advised(large)
-    assert not advised(torch.empty(2**24))  # beside it, and not what was its memory
+    assert not advised(beside)
     small = torch.empty(2**12)
     assert in_large_pages(small) is small
 
