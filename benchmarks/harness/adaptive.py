@@ -13,7 +13,7 @@ from harness.check import TOLERANCE, distance
 from harness.forms import Inputs, Shape, make
 from harness.variants import ours, run
 from mashbill.distributions.statistics import Statistics, measure, measure_logits
-from mashbill.losses.weighing import Weigh
+from mashbill.losses.asking import Weigh
 from mashbill.weights.evidence import Evidence
 from mashbill.weights.places import between
 from mashbill.weights.token import EntropySoftmax

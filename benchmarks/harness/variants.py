@@ -10,8 +10,8 @@ import torch
 
 from harness.forms import Form, Inputs, naive
 from mashbill.distributions.scores import Logits, Projected
+from mashbill.losses.asking import Weigh
 from mashbill.losses.call import distillation_loss
-from mashbill.losses.weighing import Weigh
 
 Kind = Literal["ours", "plain", "peer", "floor"]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mashbill.distributions import Logits, Projected, TopK
-from mashbill.losses import arguments, diagnose, distillation_loss
+from mashbill.losses import arguments, diagnose, distillation_loss, sums
 
 V, N = 50, 12
 IMPLS = ["chunked", "reference", "auto"]
@@ -101,6 +101,19 @@ def as_rule(weights):
     return lambda _, places: weights.expand(-1, 1, N).flatten(1)[:, places]
 
 
+class Lasting:
+    """A rule that says once for all whose memory it answers for."""
+
+    def __init__(self, weights):
+        self.answer = as_rule(weights)
+
+    def __call__(self, statistics, places):
+        return self.answer(statistics, places)
+
+    def over(self, statistics):
+        return lambda places: self.answer(statistics, places)
+
+
 PROBABILITIES = torch.full((2, 1, 1), 0.5)
 WRONG = [
     (PROBABILITIES, r"that sum to 3\.29744 over .* pass log_weights\.log\(\), for these are probabilities"),
@@ -121,6 +134,8 @@ def test_weights_that_do_not_sum_to_one_are_refused(batch, impl, pool, weights, 
             (weights, r"log_weights\[:, 0, 0\] are "),
             (weights.expand(2, 1, N), r"log_weights\[:, 0, 0\] are "),
             (as_rule(weights), "log_weights, asked at place 0, gave "),
+            (Lasting(weights), "log_weights, asked at place 0, gave "),
+            (Lasting(weights.double()), "log_weights, asked at place 0, gave "),
         ):
             with pytest.raises(ValueError, match=where + "logs of weights " + message):
                 distillation_loss(student, teachers, given, mask=mask, impl=impl, pool=pool)
@@ -180,8 +195,8 @@ ROUNDED = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 def test_rounding_is_no_mistake(dtype, n_teachers, form):
     scores = 2 * torch.randn(n_teachers, 50, 40, generator=torch.Generator().manual_seed(0))
     weights = scores.softmax(0).to(dtype).log() if form == "probabilities" else scores.log_softmax(0).to(dtype)
-    assert arguments._off(weights, axis=0) is None
-    assert arguments._off(weights + 0.1, axis=0).any()
+    assert sums.off(weights, axis=0) is None
+    assert sums.off(weights + 0.1, axis=0).any()
 
 
 @pytest.mark.parametrize("impl", IMPLS)

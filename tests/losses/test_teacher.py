@@ -8,6 +8,7 @@ import torch
 
 from mashbill.distributions import Dense, Logits, Statistics, TopK, measure
 from mashbill.losses import distillation_loss
+from mashbill.losses.asking import Asked
 from mashbill.losses.teacher import Reader
 from mashbill.losses.weighing import Weighing
 from mashbill.weights import EntropySoftmax, Evidence, InverseVariance, between, product
@@ -33,7 +34,7 @@ def read(each, labels, classes, *, temperature=1.0, keep=True, weighing=None):
     wide = torch.float64 if each[0].values.dtype == torch.float64 else torch.float32
     n_kept = sum(isinstance(one, Logits) for one in each) * keep
     buffers = torch.full((2 + n_kept, N_ROWS, each[0].n_entries), torch.nan, dtype=wide)
-    weighing = weighing or Weighing(None, rule, classes=classes, n_classes=3)
+    weighing = weighing or Weighing(None, Asked(rule), classes=classes, n_classes=3)
     return Reader(weighing, labels, temperature, buffers[:2]).teachers(each, kept=buffers[2:])
 
 
@@ -97,7 +98,12 @@ def test_lists_among_the_dense_keep_their_places():
 
 def test_what_a_rule_does_not_read_is_not_measured():
     said, labels, classes = numbers(61)
-    weighing = Weighing(None, rule, frozenset({"entropy"}), classes, 3)
+
+    def entropies(statistics, places):
+        return rule(statistics, places)
+
+    entropies.reads = frozenset({"entropy"})
+    weighing = Weighing(None, Asked(entropies), classes, 3)
     found, _ = read([Logits(one) for one in said], labels, classes, weighing=weighing)
     assert found.gini.isnan().all()
     assert found.margin.isnan().all()

@@ -1,3 +1,4 @@
+from .asking import Weigh as Weigh
 from .call import distillation_loss as distillation_loss
 from .diagnostics import Diagnostics as Diagnostics
 from .diagnostics import diagnose as diagnose
@@ -11,4 +12,3 @@ from .divergence import total_variation as total_variation
 from .objective import LossOutput as LossOutput
 from .objective import Objective as Objective
 from .objective import Seen as Seen
-from .weighing import Weigh as Weigh

@@ -4,21 +4,17 @@ All of it is looked at before anything is computed or overwritten. Where numbers
 processor's, only kinds and sizes are: a look at the numbers would stop the device.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
 
-from mashbill import numerics
 from mashbill.distributions.scores import Projected
-from mashbill.distributions.statistics import Statistics
+from mashbill.losses import sums
+from mashbill.losses.asking import Weigh
 from mashbill.losses.rows import Answers
-from mashbill.losses.weighing import Weigh
 from mashbill.shapes import Bool, Float, Int, Tensor
 
 NO_LABEL = -100
-_SLACK = 1e-3
-# Of the weights' sum: more than rounding in 32 bits leaves, and far less than a forgotten log.
 
 
 def check(
@@ -133,67 +129,16 @@ def _check_labels(labels: Int[Tensor, "B T"], mask: Bool[Tensor, "B T"], n_entri
 
 
 def _check_sums(log_weights: Float[Tensor, "*classes K B #T"], mask: Bool[Tensor, "B T"]) -> None:
-    if (off := _off(log_weights, axis=-3)) is None:
+    if (off := sums.off(log_weights, axis=-3)) is None:
         return
     counts = mask if log_weights.shape[-1] == mask.shape[-1] else mask.any(dim=-1, keepdim=True)
     off = (off & counts.to(off.device)).nonzero()
     if len(off) > 0:
         *of_class, row, position = off[0].tolist()
         place = ", ".join(map(str, [*of_class, ":", row, position]))
-        _refuse(
+        sums.refuse(
             f"log_weights[{place}] are", log_weights[(*of_class, slice(None), row, position)], axis=log_weights.ndim - 3
         )
-
-
-def checked(rule: Weigh) -> Weigh:
-    """Return a rule whose answers are checked as weights that are given, and likewise normalised again."""
-
-    def ask(statistics: Statistics, places: Tensor) -> Tensor:
-        found = rule(statistics, places)
-        if found.shape != statistics.entropy.shape:
-            return found  # and who asks says so
-        if (off := _off(found, axis=0)) is not None:
-            first = int(off.nonzero()[0])
-            _refuse(f"log_weights, asked at place {int(places[first])}, gave", found[:, first], axis=0)
-        return whole(found, statistics.entropy.dtype, axis=0)
-
-    return ask
-
-
-def _off(log_weights: Float[Tensor, "..."], *, axis: int) -> Bool[Tensor, "..."] | None:
-    """Return where weights do not sum to 1; None if they do, or if looking would stop a device. NaN is left to show."""
-    if log_weights.device.type != "cpu" or log_weights.numel() == 0:
-        return None
-    n_teachers, rounding = log_weights.shape[axis], torch.finfo(log_weights.dtype).eps
-    # Rounding moves each log by its size times eps / 2, so their sum by the entropy of the weights times that.
-    slack = max(_SLACK, rounding * (1 + math.log(n_teachers)))
-    total = numerics.widen(log_weights.detach()).exp().sum(dim=axis)
-    low, high = (float(one) for one in total.aminmax())
-    if 1 - slack <= low and high <= 1 + slack:  # A rule is asked often, and this takes half as long as looking at each.
-        return None
-    off = (total - 1).abs() > slack
-    return off if bool(off.any()) else None
-
-
-def _refuse(what: str, log_weights: Float[Tensor, " K"], *, axis: int) -> None:
-    values = log_weights.detach().double()
-    total = float(values.exp().sum())
-    if total == 0:
-        help = "leave a position that nobody teaches out by mask="
-    elif bool((values >= 0).all()) and abs(float(values.sum()) - 1) < 0.01:
-        help = "pass log_weights.log(), for these are probabilities"
-    else:
-        help = f"pass log_weights.log_softmax(dim={axis})"
-    raise ValueError(f"{what} logs of weights that sum to {total:.6g} over the teachers, but must sum to 1; {help}")
-
-
-def whole(log_weights: Float[Tensor, "..."], dtype: torch.dtype, *, axis: int = -3) -> Float[Tensor, "..."]:
-    """Return weights in 16 bits normalised again in ``dtype``, over the axis of the teachers, and others as they are.
-
-    What 16 bits round away is up to a per cent of a teacher, and from a mixture that lacks some mass a divergence
-    can be negative.
-    """
-    return log_weights if log_weights.dtype.itemsize >= 4 else log_weights.log_softmax(dim=axis, dtype=dtype)
 
 
 def _named(value: object) -> str:

@@ -9,10 +9,11 @@ import torch
 
 from mashbill import numerics
 from mashbill.distributions.scores import Projected
-from mashbill.losses import arguments, chunked, linear, native, native_rows, reference, triton, triton_scope
+from mashbill.losses import arguments, chunked, linear, native, native_rows, reference, sums, triton, triton_scope
+from mashbill.losses.asking import Asked, Weigh
 from mashbill.losses.objective import DivergenceName, LossOutput, Objective, PoolName, Tail
 from mashbill.losses.rows import Answers
-from mashbill.losses.weighing import Report, Weigh, Weighing
+from mashbill.losses.weighing import Report, Weighing
 from mashbill.shapes import Bool, Float, Int, Tensor
 
 Impl = Literal["auto", "reference", "chunked", "native", "triton"]
@@ -100,7 +101,7 @@ def distillation_loss(
     objective = Objective(divergence, beta, temperature, pool, tail, cross_entropy, scale, skew=skew, alpha=alpha)
     arguments.check(student_logits, teachers, log_weights, mask=mask, labels=labels, classes=classes)
     if isinstance(log_weights, Tensor):
-        log_weights = arguments.whole(log_weights, numerics.reduction_dtype(_values(student_logits).dtype))
+        log_weights = sums.whole(log_weights, numerics.reduction_dtype(_values(student_logits).dtype))
     # Gradients are made unscaled in float16, which has no room for small ones; the backward pass scales them.
     is_scaled_late = scale != 1 and torch.float16 in _dtypes(student_logits)
     if is_scaled_late:
@@ -194,10 +195,7 @@ def _weighing(
 ) -> Weighing:
     """Gather what decides the weights, and a blank report if one is wanted."""
     is_given = isinstance(log_weights, Tensor)
-    if is_given:
-        weighing = Weighing.by(log_weights, mask)
-    else:
-        weighing = Weighing(None, arguments.checked(log_weights), read=getattr(log_weights, "reads", None))
+    weighing = Weighing.by(log_weights, mask) if is_given else Weighing(None, Asked(log_weights))
     n_classes = int(classes.max()) + 1 if classes is not None and (look or not is_given) else 0
     report = None
     if look:

@@ -1,11 +1,13 @@
 """Chunks of rows by the compiled loops, and by PyTorch where numbers are too extreme for them."""
 
+import functools
+import math
 from collections.abc import Callable
 
 from mashbill import numerics
 from mashbill.distributions.dense import Dense
 from mashbill.distributions.scores import Logits
-from mashbill.losses import native_rows, whole
+from mashbill.losses import native_rows, sums, whole
 from mashbill.losses.job import Job, Solve
 from mashbill.losses.rows import Rows
 from mashbill.shapes import Float, Tensor
@@ -31,6 +33,8 @@ def start(logits: Float[Tensor, "B T V"], job: Job, grad: Float[Tensor, "B T V"]
         classes=weighing.classes if weighing.needs_statistics else None,
         n_classes=weighing.n_classes,
         gini=weighing.reads("gini"),
+        # Weights that are given have been looked at.
+        slack=math.inf if weighing.rule is None else sums.SLACK,
     )
     spare = logits.new_empty(n_each, n_entries)  # touched only if it is written to
 
@@ -38,15 +42,25 @@ def start(logits: Float[Tensor, "B T V"], job: Job, grad: Float[Tensor, "B T V"]
     views = [rows_of(native_rows.values_of(one)) for one in job.teachers if isinstance(one, Dense | Logits)]
     student = rows_of(logits)
 
+    @functools.cache
+    def listening(n_rows: int) -> tuple[native_rows.Numbers | None, Callable[[Rows], Tensor]]:
+        """Return where statistics go, and who answers for what is there: made once, since chunks are many."""
+        numbers = worker.numbers(n_rows) if weighing.needs_statistics else None
+        return numbers, weighing.over(None if numbers is None else numbers.statistics, dtype=wide)
+
     def solve(rows: Rows) -> tuple[Tensor, Tensor]:
         here, room = student(rows), spare[: len(rows)]
         out = whole.made_in_place(grad, rows, spare=room)
         wanted = None if labels is None else rows.select(labels)
-        statistics = worker.read([view(rows) for view in views], wanted, measures=weighing.needs_statistics)
-        log_weights = weighing.at(rows, statistics, dtype=wide)
+        numbers, weigh = listening(len(rows))
+        worker.read([view(rows) for view in views], wanted, into=numbers)
+        log_weights = weigh(rows)
         done = worker.mix(here, log_weights, wanted, out=out, measures=weighing.report is not None)
-        weighing.tell(rows, teachers=statistics, student=done.student, log_weights=log_weights)
+        if weighing.report is not None and numbers is not None:
+            weighing.tell(rows, teachers=numbers.statistics, student=done.student, log_weights=log_weights)
         if done.left is not None:
+            if weighing.rule is not None:
+                weighing.require_whole(rows, log_weights)
             found = {"divergence": done.divergence, "cross_entropy": done.cross_entropy, "out": out}
             whole.again(here.index_select(0, done.left), done.left, rows, job, log_weights, **found)
         if grad is not None and out is room:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from mashbill import numerics
-from mashbill.losses import arguments, target
+from mashbill.losses import arguments, sums, target
 from mashbill.losses.divergence import forward_kl
 from mashbill.losses.objective import PoolName, Tail
 from mashbill.losses.rows import Answers, Rows, counted, rows_at_once
@@ -50,7 +50,7 @@ def diagnose(
     """
     arguments.check(student_logits, teachers, log_weights, mask=mask, labels=labels)
     wide = numerics.reduction_dtype(student_logits.dtype)
-    weights = arguments.whole(log_weights, wide).expand(-1, *mask.shape).flatten(1).to(wide)
+    weights = sums.whole(log_weights, wide).expand(-1, *mask.shape).flatten(1).to(wide)
     kl_to_teacher = torch.zeros(mask.numel(), len(teachers), dtype=wide, device=student_logits.device)
     disagreement = kl_to_teacher.new_zeros(mask.numel())
     label_logprob = torch.full_like(disagreement, torch.nan)

@@ -323,6 +323,7 @@ struct objective {
     float weight;    /* of the divergence's gradient by the logits */
     float weight_ce; /* of the cross-entropy's */
     int32_t wanted;  /* by who measures: entropies, or Gini variances as well */
+    float slack;     /* by how much weights may sum to less or more than 1 */
 };
 
 /* Read all teachers at some rows into `e` [K R V], `blocks` [K R B] and `read` [K R]; measure them into `measured`
@@ -545,7 +546,7 @@ static int by_student(
 }
 
 /* Mix what mashbill_read left, and write divergence and cross-entropy, `values` [2 R], and the gradient. Returns how
- * many rows were left as they are, and `done` [R] is 0 for those. `scratch` holds 2 V floats, `own_blocks` B. */
+ * many rows were left as they are, whose weights are off or whose pool underflowed, and `done` [R] is 0 for those. `scratch` holds 2 V floats, `own_blocks` B. */
 int64_t mashbill_mix(
     const struct sizes *sizes, const struct objective *how, const struct rows *student, const struct rows *gradient,
     const float *log_weights, const int64_t *labels, const int32_t *classes, const float *e,
@@ -590,14 +591,16 @@ int64_t mashbill_mix(
         }
         cross_entropy[r] = -log_label;
         done[r] = 1;
-        if (how->kind == FORWARD_KL) {
+        if (fabs(task.sum_weights - 1) > how->slack) {
+            done[r] = 0;
+        } else if (how->kind == FORWARD_KL) {
             divergence[r] = forward_kl(&task, from, student->dtype, out, gradient->dtype);
         } else {
             done[r] = by_student(
                 &task, from, student->dtype, out, gradient->dtype, scratch + sizes->entries, divergence + r
             );
-            n_left += !done[r];
         }
+        n_left += !done[r];
     }
     return n_left;
 }

@@ -1,6 +1,7 @@
 """The dense loss of a few rows by the compiled loops of :mod:`mashbill.losses.native`."""
 
 import ctypes
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,6 +37,7 @@ class _Objective(ctypes.Structure):
         ("kind", ctypes.c_int32),
         *[(name, ctypes.c_float) for name in ("beta", "rest", "inverse_t", "weight", "weight_ce")],
         ("wanted", ctypes.c_int32),
+        ("slack", ctypes.c_float),
     ]
 
 
@@ -105,6 +107,30 @@ def _unreadable(name: str, values: Tensor, *, is_product: bool) -> str | None:
     return None
 
 
+@dataclass(frozen=True)
+class Numbers:
+    """Memory for statistics, which may be filled again and again.
+
+    Attributes:
+        wide: As the loops write them.
+        narrow: As they are read.
+        statistics: Views of those.
+    """
+
+    wide: Float[Tensor, "*batch M"]
+    narrow: Float[Tensor, "*batch M"]
+    statistics: Statistics
+
+    @classmethod
+    def blank(cls, *batch: int, n_classes: int) -> "Numbers":
+        """Return memory that holds nothing yet."""
+        wide = _blank(*batch, _N_MEASURED + n_classes, dtype=torch.float64)
+        narrow = torch.empty_like(wide, dtype=torch.float32)
+        entropy, gini, margin, max_logprob, label_logprob, *_ = narrow.unbind(-1)
+        classes = narrow[..., _N_MEASURED:]
+        return cls(wide, narrow, Statistics(entropy, entropy, gini, margin, max_logprob, label_logprob, classes))
+
+
 class Worker:
     """Buffers and calls of one thread.
 
@@ -118,6 +144,7 @@ class Worker:
         classes: A class id for each entry; ``-1`` for none.
         n_classes: How many classes there are.
         gini: Gini variances are measured too; NaN otherwise.
+        slack: By how much the weights of a row may sum to less or more than 1: beyond it, the row is left.
     """
 
     def __init__(
@@ -130,6 +157,7 @@ class Worker:
         classes: Int[Tensor, " V"] | None = None,
         n_classes: int = 0,
         gini: bool = True,
+        slack: float = math.inf,
     ) -> None:
         n_blocks = -(-n_entries // _BLOCK)
         self._library = native.library()
@@ -142,6 +170,7 @@ class Worker:
             objective.divergence_weight / objective.temperature,  # the chain rule takes one 1/T of the T^2
             objective.cross_entropy_weight,
             _GINI if gini else _ENTROPY,
+            slack,
         )
         self._classes = None if classes is None else classes.to("cpu", torch.int32).contiguous()
         # Exponentials, sums of blocks and of rows, of all teachers; then two rows of scratch and the student's blocks.
@@ -153,21 +182,29 @@ class Worker:
         self._read_from = [_pointer(self._classes), *map(_pointer, (*self._kept, self._read))]
         self._mix_from = [*self._read_from, *map(_pointer, self._scratch)]
 
+    def numbers(self, n_rows: int) -> "Numbers":
+        """Return memory for statistics of the teachers at so many rows."""
+        return Numbers.blank(self._sizes.teachers, n_rows, n_classes=self._sizes.classes)
+
     def read(
-        self, teachers: Sequence[Float[Tensor, "R V"]], labels: Int[Tensor, " R"] | None, *, measures: bool
-    ) -> Statistics | None:
-        """Read the teachers' scores; return their statistics ``[K R]`` if they are wanted."""
+        self,
+        teachers: Sequence[Float[Tensor, "R V"]],
+        labels: Int[Tensor, " R"] | None,
+        *,
+        into: "Numbers | None" = None,
+    ) -> None:
+        """Read the teachers' scores; their statistics are measured if there is memory for them."""
         self._sizes.rows = len(teachers[0])
-        measured = self._numbers(len(teachers)) if measures else None
         self._library.mashbill_read(
             ctypes.byref(self._sizes),
             ctypes.byref(self._how),
             (_Rows * len(teachers))(*[_rows(one) for one in teachers]),
             _pointer(labels),
             *self._read_from,
-            _pointer(measured),
+            None if into is None else _pointer(into.wide),
         )
-        return None if measured is None else _statistics(measured)
+        if into is not None:
+            into.narrow.copy_(into.wide)
 
     def mix(
         self,
@@ -183,7 +220,7 @@ class Worker:
         weights = log_weights.detach().to(torch.float32).contiguous()
         values = _blank(2, len(logits), dtype=torch.float64)
         done = _blank(len(logits), dtype=torch.bool)
-        measured = self._numbers() if measures else None
+        measured = Numbers.blank(len(logits), n_classes=self._sizes.classes) if measures else None
         n_left = self._library.mashbill_mix(
             ctypes.byref(self._sizes),
             ctypes.byref(self._how),
@@ -193,12 +230,14 @@ class Worker:
             _pointer(labels),
             *self._mix_from,
             _pointer(values),
-            _pointer(measured),
+            None if measured is None else _pointer(measured.wide),
             _pointer(done),
         )
+        if measured is not None:
+            measured.narrow.copy_(measured.wide)
         left = (~done).nonzero().squeeze(1) if n_left else None
         divergence, cross_entropy = values.float().unbind()
-        return Result(divergence, cross_entropy, left, None if measured is None else _statistics(measured))
+        return Result(divergence, cross_entropy, left, None if measured is None else measured.statistics)
 
     def add(self, q: Float[Tensor, "R V"], teacher: Float[Tensor, "R V"], log_weight: Float[Tensor, " R"]) -> None:
         """Add ``w softmax(z / T)`` of one teacher to ``q``, float32 and side by side; forgets what was read."""
@@ -212,9 +251,6 @@ class Worker:
             *map(_pointer, self._kept),
             _pointer(q),
         )
-
-    def _numbers(self, *n_teachers: int) -> Tensor:
-        return _blank(*n_teachers, self._sizes.rows, _N_MEASURED + self._sizes.classes, dtype=torch.float64)
 
 
 def values_of(teacher: Dense | Logits) -> Float[Tensor, "*batch V"]:
@@ -234,9 +270,3 @@ def _blank(*sizes: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 def _pointer(values: Tensor | None) -> ctypes.c_void_p | None:
     return None if values is None else ctypes.c_void_p(values.data_ptr())
-
-
-def _statistics(measured: Float[Tensor, "*batch M"]) -> Statistics:
-    numbers = measured.float()
-    entropy, gini, margin, max_logprob, label_logprob, *_ = numbers.unbind(-1)
-    return Statistics(entropy, entropy, gini, margin, max_logprob, label_logprob, numbers[..., _N_MEASURED:])

@@ -15,14 +15,10 @@ from mashbill.distributions.scores import Logits
 from mashbill.distributions.statistics import Statistics, measure
 from mashbill.distributions.topk import TopK
 from mashbill.losses import union
+from mashbill.losses.asking import Asked, require_whole
 from mashbill.losses.objective import Seen
 from mashbill.losses.rows import Answers, Rows, counted
 from mashbill.shapes import Bool, Float, Int, Tensor
-
-Weigh = Callable[[Statistics, Tensor], Tensor]
-"""A rule: from the teachers' statistics ``[K R]`` at some positions and their places ``b T + t``, ``[R]``, to
-log-weights ``[K R]``. It is asked about each position once, a few at a time and from several
-threads, so that it may look at nothing but its arguments and what does not change; it gets no gradient."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,6 @@ class Weighing:
     Attributes:
         given: ``[K N]`` or, by class, ``[C K N]``; None if a rule decides.
         rule: Asked otherwise.
-        read: Which statistics the rule looks at; None if it does not say.
         classes: A class id for each entry, ``-1`` for the last row of weights by class.
         n_classes: Of how many classes the mass is measured.
         report: To be filled, if somebody wants one.
@@ -86,8 +81,7 @@ class Weighing:
     """
 
     given: Float[Tensor, "*classes K N"] | None
-    rule: Weigh | None = None
-    read: frozenset[str] | None = None
+    rule: Asked | None = None
     classes: Int[Tensor, " V"] | None = None
     n_classes: int = 0
     report: Report | None = None
@@ -110,7 +104,8 @@ class Weighing:
 
     def reads(self, name: str) -> bool:
         """Whether anybody looks at a statistic, so that it must be measured."""
-        return self.read is None or name in self.read or self.report is not None
+        read = None if self.rule is None else self.rule.read
+        return read is None or name in read or self.report is not None
 
     def measure(self, here: Dense | Logits | TopK, labels: Int[Tensor, " R"] | None) -> Statistics:
         """Return the statistics of one teacher, or of the student, at some rows."""
@@ -137,15 +132,21 @@ class Weighing:
         if self.rule is None:
             return self._given(rows).to(rows.index.device, dtype)
         assert statistics is not None, "a rule is asked about statistics"
-        with torch.no_grad():
-            found = self.rule(statistics, self._places(rows))
-        n_teachers, n_rows = statistics.entropy.shape
-        if found.shape != (n_teachers, n_rows):
-            raise ValueError(
-                f"log_weights gave {list(found.shape)} for statistics of {n_teachers} teachers at {n_rows} positions; "
-                f"it must give [{n_teachers} {n_rows}]"
-            )
-        return found.to(rows.index.device, dtype)
+        return self.rule(statistics, self._places(rows)).to(rows.index.device, dtype)
+
+    def over(self, statistics: Statistics | None, *, dtype: torch.dtype) -> Callable[[Rows], Tensor]:
+        """Return what does as :meth:`at` for statistics in memory that is filled before it is asked, and less often.
+
+        Whether a rule's weights sum to 1 is left to who mixes, with :meth:`require_whole`.
+        """
+        if self.rule is None or statistics is None:
+            return lambda rows: self.at(rows, statistics, dtype=dtype)
+        ask = self.rule.over(statistics)
+        return lambda rows: ask(self._places(rows)).to(dtype)
+
+    def require_whole(self, rows: Rows, log_weights: Float[Tensor, "K R"]) -> None:
+        """Raise ``ValueError`` unless the weights at some rows, which a rule gave, sum to 1."""
+        require_whole(log_weights, self._places(rows))
 
     def decide(
         self,
