@@ -153,7 +153,7 @@ def _compute(student: Projected, job: Job, gradients: _Gradients) -> tuple[Tenso
     dtypes = _dtypes(student, job, wide)
     memory = MEMORY if device.type == "cpu" else MEMORY_ELSEWHERE
     n_each = memory // (n_entries * sum(one.itemsize for one in dtypes))
-    n_each = max(1, min(n_each - n_each % _EVEN if n_each > _EVEN else n_each, n_positions))
+    n_each = _even(max(1, n_each), n_positions)
     kept = [in_large_pages(torch.empty(n_each, n_entries, dtype=one, device=device)) for one in dtypes]
     for rows in counted(job.mask, n_each=n_each):
         scores, *others = (one[: len(rows)] for one in kept)
@@ -180,6 +180,13 @@ def _compute(student: Projected, job: Job, gradients: _Gradients) -> tuple[Tenso
             gradients.add(own.mul_(student.scale) if student.scale != 1 else own, states, student.weight, rows)
     total = chunked.total(divergence, cross_entropy, objective)
     return total, divergence.view(job.mask.shape), cross_entropy.view(job.mask.shape)
+
+
+def _even(most: int, n_rows: int) -> int:
+    """Return how many rows to do at a time: about as many each time, since a product of the few left over is slow."""
+    n_chunks = -(-n_rows // (most - most % _EVEN if most > _EVEN else most))
+    n_each = -(-n_rows // max(1, n_chunks))
+    return max(1, min(most, n_each + -n_each % _EVEN, n_rows))
 
 
 def _pools_early(job: Job) -> bool:

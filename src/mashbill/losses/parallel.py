@@ -5,10 +5,13 @@ slice of the scheduler, some hundred times longer than they work. Chunks do not 
 the number of threads, so neither does any bit of the result.
 """
 
+import ctypes
 import functools
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -32,6 +35,9 @@ def spread(chunks: Sequence[_Chunk], start: Callable[[], Callable[[_Chunk], obje
             work(chunk)
         return
     left = iter(chunks)
+    # After a fork there are none, and waiting for their end would have none either.
+    if os.getpid() == _PROCESS and (end := _openmp()) is not None:
+        end(_SOFT)
 
     @torch.no_grad()  # a thread of its own begins with gradients
     def run() -> None:
@@ -53,6 +59,28 @@ def spread(chunks: Sequence[_Chunk], start: Callable[[], Callable[[_Chunk], obje
         _drain(left)
         wait(running)  # What is interrupted must not be written to any more.
         torch.set_num_threads(wanted)  # The threads' own setting would be that of threads yet to come.
+
+
+_PROCESS = os.getpid()
+_SOFT = 1  # omp_pause_soft: threads end, what they hold of a program stays
+
+
+@functools.cache
+def _openmp() -> Callable[[int], int] | None:
+    """Return what ends the threads that PyTorch's operations leave waiting; None where they are not GNU's.
+
+    After each operation they spin for about 10 ms on the cores that chunks are to have. Making them again takes 50
+    microseconds, and only after they were used.
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    bundled = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
+    for name in ("libgomp.so.1", *map(str, bundled)):
+        try:  # that which is loaded, and no other
+            return ctypes.CDLL(name, mode=os.RTLD_NOLOAD | os.RTLD_NOW).omp_pause_resource_all
+        except (OSError, AttributeError):  # not loaded, or from before GCC 9
+            continue
+    return None
 
 
 def _drain(chunks: Iterator[_Chunk]) -> None:
