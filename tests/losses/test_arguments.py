@@ -141,6 +141,25 @@ def test_weights_that_do_not_sum_to_one_are_refused(batch, impl, pool, weights, 
                 distillation_loss(student, teachers, given, mask=mask, impl=impl, pool=pool)
 
 
+@pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl"])
+def test_weights_of_one_place_are_refused_before_its_neighbours_are_overwritten(divergence):
+    teachers = [Logits(torch.randn(1, N, V)) for _ in range(2)]
+    weights = torch.full((2, 1, N), 0.5).log()
+    weights[:, 0, N - 1] += 1
+    before = torch.randn(1, N, V)
+    given = before.clone().requires_grad_() * 1
+    options = {"mask": torch.ones(1, N, dtype=torch.bool), "divergence": divergence, "impl": "native", "in_place": True}
+    with pytest.raises(ValueError, match=f"asked at place {N - 1}, gave"):
+        distillation_loss(given, teachers, Lasting(weights), **options)
+    assert torch.equal(given.detach(), before)
+
+
+def test_weights_on_another_device_are_fetched_or_refused(batch):
+    student, teachers, weights, mask = batch
+    with pytest.raises(NotImplementedError, match="meta"):
+        distillation_loss(student, teachers, Lasting(weights.to("meta")), mask=mask, impl="native")
+
+
 def test_weights_by_class_are_looked_at_class_by_class(batch):
     student, teachers, weights, mask = batch
     by_class, classes = weights.repeat(3, 1, 1, 1), torch.arange(V) % 3

@@ -12,7 +12,8 @@ from mashbill.shapes import Float, Int, Tensor
 Weigh = Callable[[Statistics, Tensor], Tensor]
 """A rule: from the teachers' statistics ``[K R]`` at some positions and their places ``b T + t``, ``[R]``, to
 log-weights ``[K R]``. It is asked about each position once, a few at a time and from several
-threads, so that it may look at nothing but its arguments and what does not change; it gets no gradient."""
+threads, so that it may look at nothing but its arguments and what does not change; it gets no gradient. Its attributes
+``reads``, ``about`` and ``over``, if it has them, are those that :func:`mashbill.weights.between` gives."""
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,7 @@ def _compute(student: Projected, job: Job, gradients: _Gradients) -> tuple[Tenso
     dtypes = _dtypes(student, job, wide)
     memory = MEMORY if device.type == "cpu" else MEMORY_ELSEWHERE
     n_each = memory // (n_entries * sum(one.itemsize for one in dtypes))
-    n_each = _even(max(1, n_each), n_positions)
+    n_each = _even(max(1, n_each), int(job.mask.sum()))
     kept = [in_large_pages(torch.empty(n_each, n_entries, dtype=one, device=device)) for one in dtypes]
     for rows in counted(job.mask, n_each=n_each):
         scores, *others = (one[: len(rows)] for one in kept)
@@ -183,7 +183,7 @@ def _compute(student: Projected, job: Job, gradients: _Gradients) -> tuple[Tenso
 
 
 def _even(most: int, n_rows: int) -> int:
-    """Return how many rows to do at a time: about as many each time, since a product of the few left over is slow."""
+    """Return how many rows to do at a time: where it can be, as many each time. Products of a few left are slow."""
     n_chunks = -(-n_rows // (most - most % _EVEN if most > _EVEN else most))
     n_each = -(-n_rows // max(1, n_chunks))
     return max(1, min(most, n_each + -n_each % _EVEN, n_rows))

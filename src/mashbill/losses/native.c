@@ -546,7 +546,8 @@ static int by_student(
 }
 
 /* Mix what mashbill_read left, and write divergence and cross-entropy, `values` [2 R], and the gradient. Returns how
- * many rows were left as they are, whose weights are off or whose pool underflowed, and `done` [R] is 0 for those. `scratch` holds 2 V floats, `own_blocks` B. */
+ * many rows were left as they are, and `done` [R] is 0 for those: where the pool underflowed, or all of them where the
+ * weights of one do not sum to 1. `scratch` holds 2 V floats, `own_blocks` B. */
 int64_t mashbill_mix(
     const struct sizes *sizes, const struct objective *how, const struct rows *student, const struct rows *gradient,
     const float *log_weights, const int64_t *labels, const int32_t *classes, const float *e,
@@ -555,6 +556,12 @@ int64_t mashbill_mix(
 ) {
     double *divergence = values, *cross_entropy = values + sizes->rows;
     int64_t n_blocks = (sizes->entries + BLOCK - 1) / BLOCK, n_left = 0;
+    memset(done, 0, sizes->rows);
+    for (int64_t r = 0; r < sizes->rows; r++) {
+        double sum = 0;
+        for (int64_t k = 0; k < sizes->teachers; k++) sum += exp(log_weights[k * sizes->rows + r]);
+        if (fabs(sum - 1) > how->slack) return sizes->rows; /* before anything is written */
+    }
     for (int64_t r = 0; r < sizes->rows; r++) {
         const void *from = row_of(student, r);
         void *out = (void *)row_of(gradient, r);
@@ -591,9 +598,7 @@ int64_t mashbill_mix(
         }
         cross_entropy[r] = -log_label;
         done[r] = 1;
-        if (fabs(task.sum_weights - 1) > how->slack) {
-            done[r] = 0;
-        } else if (how->kind == FORWARD_KL) {
+        if (how->kind == FORWARD_KL) {
             divergence[r] = forward_kl(&task, from, student->dtype, out, gradient->dtype);
         } else {
             done[r] = by_student(

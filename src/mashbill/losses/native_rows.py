@@ -144,7 +144,7 @@ class Worker:
         classes: A class id for each entry; ``-1`` for none.
         n_classes: How many classes there are.
         gini: Gini variances are measured too; NaN otherwise.
-        slack: By how much the weights of a row may sum to less or more than 1: beyond it, the row is left.
+        slack: By how much the weights of a row may sum to less or more than 1: beyond it, all rows are left.
     """
 
     def __init__(

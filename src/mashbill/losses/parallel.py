@@ -35,8 +35,7 @@ def spread(chunks: Sequence[_Chunk], start: Callable[[], Callable[[_Chunk], obje
             work(chunk)
         return
     left = iter(chunks)
-    # After a fork there are none, and waiting for their end would have none either.
-    if os.getpid() == _PROCESS and (end := _openmp()) is not None:
+    if (end := _openmp(os.getpid())) is not None:
         end(_SOFT)
 
     @torch.no_grad()  # a thread of its own begins with gradients
@@ -61,18 +60,19 @@ def spread(chunks: Sequence[_Chunk], start: Callable[[], Callable[[_Chunk], obje
         torch.set_num_threads(wanted)  # The threads' own setting would be that of threads yet to come.
 
 
-_PROCESS = os.getpid()
+_FORKED = 0x40  # PF_FORKNOEXEC of Linux
 _SOFT = 1  # omp_pause_soft: threads end, what they hold of a program stays
 
 
 @functools.cache
-def _openmp() -> Callable[[int], int] | None:
+def _openmp(_process: int) -> Callable[[int], int] | None:
     """Return what ends the threads that PyTorch's operations leave waiting; None where they are not GNU's.
 
     After each operation they spin for about 10 ms on the cores that chunks are to have. Making them again takes 50
-    microseconds, and only after they were used.
+    microseconds, and only after they were used. A process that was forked has none of its parent's, and waiting for
+    their end would have no end.
     """
-    if not sys.platform.startswith("linux"):
+    if not sys.platform.startswith("linux") or _is_forked():
         return None
     bundled = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
     for name in ("libgomp.so.1", *map(str, bundled)):
@@ -81,6 +81,14 @@ def _openmp() -> Callable[[int], int] | None:
         except (OSError, AttributeError):  # not loaded, or from before GCC 9
             continue
     return None
+
+
+def _is_forked() -> bool:
+    try:
+        *_, after_name = Path("/proc/self/stat").read_text().rpartition(")")
+    except OSError:  # not to be known
+        return True
+    return bool(int(after_name.split()[6]) & _FORKED)
 
 
 def _drain(chunks: Iterator[_Chunk]) -> None:

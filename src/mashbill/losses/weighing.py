@@ -142,7 +142,7 @@ class Weighing:
         if self.rule is None or statistics is None:
             return lambda rows: self.at(rows, statistics, dtype=dtype)
         ask = self.rule.over(statistics)
-        return lambda rows: ask(self._places(rows)).to(dtype)
+        return lambda rows: ask(self._places(rows)).to(rows.index.device, dtype)
 
     def require_whole(self, rows: Rows, log_weights: Float[Tensor, "K R"]) -> None:
         """Raise ``ValueError`` unless the weights at some rows, which a rule gave, sum to 1."""

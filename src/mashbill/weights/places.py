@@ -31,14 +31,16 @@ def between(operator: WeightOperator, evidence: Evidence) -> Callable[[Statistic
 
     ``(statistics [K R], places [R]) -> log-weights [K R]``: what ``operator(evidence)`` says at the places ``b T + t``
     of a batch with these statistics. It keeps no state and may be called from several threads; a call costs about 10
-    microseconds beside the operator's own, and next to nothing from the compiled loops. Making one costs up to nine calls of the operator, which is tried on random
-    statistics. Statistics that its ``needs`` do not name may be NaN, if trying shows that it does without them.
+    microseconds beside the operator's own, and next to nothing from the compiled loops. Making one costs up to nine
+    calls of the operator, which is tried on random statistics. Statistics that its ``needs`` do not name may be NaN, if
+    trying shows that it does without them.
 
     Rules that read ``label_logprob`` or ``class_mass`` find them where the loss has ``labels`` or ``classes``.
 
     Args:
         operator: A rule, or a product of rules with order and bounds. It may read the statistics at the place, all that
-            is known of the row, scores and orders, and a supplied variance. If it learns, it may go on learning.
+            is known of the row, scores and orders, and a supplied variance. If it learns, it may go on learning;
+            what it keeps of the statistics it must copy, since their memory is filled again.
         evidence: Of the rows that the loss is about, in its order and with its ``T``. Statistics and mask are not
             looked at, so that :meth:`Evidence.unread` will do.
 
