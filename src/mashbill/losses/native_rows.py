@@ -182,7 +182,7 @@ class Worker:
         self._read_from = [_pointer(self._classes), *map(_pointer, (*self._kept, self._read))]
         self._mix_from = [*self._read_from, *map(_pointer, self._scratch)]
 
-    def numbers(self, n_rows: int) -> "Numbers":
+    def numbers(self, n_rows: int) -> Numbers:
         """Return memory for statistics of the teachers at so many rows."""
         return Numbers.blank(self._sizes.teachers, n_rows, n_classes=self._sizes.classes)
 
@@ -191,7 +191,7 @@ class Worker:
         teachers: Sequence[Float[Tensor, "R V"]],
         labels: Int[Tensor, " R"] | None,
         *,
-        into: "Numbers | None" = None,
+        into: Numbers | None = None,
     ) -> None:
         """Read the teachers' scores; their statistics are measured if there is memory for them."""
         self._sizes.rows = len(teachers[0])
